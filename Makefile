@@ -1,0 +1,75 @@
+# All of whimbrel's commands. Each one prepares what it needs: the first time that takes some minutes, later seconds.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := tools/native
+INSTALLED := $(VENV)/installed
+CORE := src/whimbrel/_core.abi3.so
+# Folders too, so that a file that went away is noticed.
+RUST := $(shell find rust) Cargo.toml Cargo.lock pyproject.toml
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-rust lint types bench wheel wheel-check build peers lock clean
+
+help: ## this list
+	@echo "make TARGET [ARGS=\"...\"]"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+		printf '%-14s %s\n' "$$name" "$$text"; done
+
+demo: build ## a download crosses from 5G to WiFi and back, live (ARGS="--scenario hard-cut --json out.json")
+	@$(BIN)/whimbrel demo $(ARGS)
+
+test: build peers $(if $(ARGS),,test-rust wheel-check) ## all tests, or those named in ARGS (as for pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-rust: $(INSTALLED) ## the crates' own tests
+	$(NATIVE) tools/own-cache cargo test --quiet --release --locked --workspace --exclude whimbrel-python
+
+lint: $(INSTALLED) ## ruff, rustfmt and clippy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(NATIVE) tools/component rustfmt cargo fmt --all --check
+	$(NATIVE) tools/component clippy tools/own-cache cargo clippy --quiet --release --locked --workspace --all-targets -- -D warnings
+
+types: build ## mypy --strict, and the native module against its stub
+	$(BIN)/python -m mypy src tests
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml whimbrel._core
+
+bench: build ## the headline figure: milliseconds without data when a network goes away
+	@$(BIN)/python benches/handover_gap.py $(ARGS)
+
+wheel: $(INSTALLED) ## a wheel for others to install, in dist/
+	@rm -rf dist
+	$(NATIVE) tools/own-cache maturin build --quiet --release --locked --out dist
+
+wheel-check: wheel ## that wheel, installed into an empty environment and used
+	tools/wheel-check $(BIN)/python dist/*.whl
+
+build: $(CORE) ## the virtual environment and the native module
+
+$(CORE): $(INSTALLED) $(RUST)
+	@echo "whimbrel: building the native module (the first time one or two minutes)"
+	$(NATIVE) tools/own-cache maturin develop --quiet --release --locked
+	@touch $@
+
+$(INSTALLED): requirements/dev.txt
+	@python=$$(tools/python) && echo "whimbrel: making $(VENV) with $$python" && "$$python" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --progress-bar on --require-hashes --no-deps --only-binary :all: -r requirements/dev.txt
+	@touch $@
+
+peers: ## other people's servers that the interop tests talk to, where they can be installed
+	@tools/peers
+
+lock: $(INSTALLED) ## newest versions into the lock files (needs uv from PyPI in PATH)
+	cargo update
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--group dev --all-extras --custom-compile-command "make lock" -o requirements/dev.txt pyproject.toml
+
+clean: ## what was made in this folder (the cache outside stays)
+	rm -rf $(VENV) dist target .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis $(CORE)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
