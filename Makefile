@@ -9,9 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := tools/native
 INSTALLED := $(VENV)/installed
+EDITABLE := $(VENV)/editable
 CORE := src/whimbrel/_core.abi3.so
 # Folders too, so that a file that went away is noticed.
 RUST := $(shell find rust) Cargo.toml Cargo.lock pyproject.toml
+# Ends a recipe's line early when cargo lacks this component.
+having = $(NATIVE) cargo $(1) --version >/dev/null 2>&1 || \
+	{ echo "whimbrel: cargo $(1) is missing, so its check is left out (rustup component add $(2))"; exit 0; }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test test-rust lint types bench wheel wheel-check build peers lock clean
@@ -28,13 +32,13 @@ test: build peers $(if $(ARGS),,test-rust wheel-check) ## all tests, or those na
 	$(BIN)/python -m pytest $(ARGS)
 
 test-rust: $(INSTALLED) ## the crates' own tests
-	$(NATIVE) tools/own-cache cargo test --quiet --release --locked --workspace --exclude whimbrel-python
+	$(NATIVE) cargo test --quiet --release --locked --workspace --exclude whimbrel-python
 
 lint: $(INSTALLED) ## ruff, rustfmt and clippy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(NATIVE) tools/component rustfmt cargo fmt --all --check
-	$(NATIVE) tools/component clippy tools/own-cache cargo clippy --quiet --release --locked --workspace --all-targets -- -D warnings
+	@$(call having,fmt,rustfmt); $(NATIVE) cargo fmt --all --check
+	@$(call having,clippy,clippy); $(NATIVE) cargo clippy --quiet --release --locked --workspace --all-targets -- -D warnings
 
 types: build ## mypy --strict, and the native module against its stub
 	$(BIN)/python -m mypy src tests
@@ -45,28 +49,35 @@ bench: build ## the headline figure: milliseconds without data when a network go
 
 wheel: $(INSTALLED) ## a wheel for others to install, in dist/
 	@rm -rf dist
-	$(NATIVE) tools/own-cache maturin build --quiet --release --locked --out dist
+	$(NATIVE) maturin build --quiet --release --locked --out dist
 
 wheel-check: wheel ## that wheel, installed into an empty environment and used
 	tools/wheel-check $(BIN)/python dist/*.whl
 
-build: $(CORE) ## the virtual environment and the native module
+build: $(EDITABLE) $(CORE) ## the virtual environment and the native module
 
 $(CORE): $(INSTALLED) $(RUST)
-	@echo "whimbrel: building the native module (the first time one or two minutes)"
-	$(NATIVE) tools/own-cache maturin develop --quiet --release --locked
+	@echo "whimbrel: building the native module"
+	$(NATIVE) maturin develop --release --locked --skip-install
+	@touch $@
+
+# What the package says of itself: its version, its dependencies, the `whimbrel` command.
+$(EDITABLE): $(INSTALLED) pyproject.toml Cargo.toml | $(CORE)
+	$(NATIVE) python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check # A dependency that nobody locked would be missing here.
 	@touch $@
 
 $(INSTALLED): requirements/dev.txt
+	@$(NATIVE) true # Who lacks a compiler should hear it now, not after the downloads.
 	@python=$$(tools/python) && echo "whimbrel: making $(VENV) with $$python" && "$$python" -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --progress-bar on --require-hashes --no-deps --only-binary :all: -r requirements/dev.txt
+	$(BIN)/python -m pip install --require-hashes --no-deps --only-binary :all: -r $<
 	@touch $@
 
 peers: ## other people's servers that the interop tests talk to, where they can be installed
 	@tools/peers
 
 lock: $(INSTALLED) ## newest versions into the lock files (needs uv from PyPI in PATH)
-	cargo update
+	$(NATIVE) cargo update
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--group dev --all-extras --custom-compile-command "make lock" -o requirements/dev.txt pyproject.toml
 
