@@ -1,0 +1,938 @@
+"""When to leave one network path for another. Every judgement whimbrel makes is here; it decides and never acts.
+
+No I/O, no clock, no randomness: events, facts and the time come in, actions go out. The driver carries them out.
+
+The rules
+ 1. Ask before moving. Another network is preferred: probe it, the data stay where they are; it answers: move there.
+ 2. A path whose route is gone, or over which the kernel refuses to send, is dead: move at once, without asking.
+ 3. Nobody answers: three probes, then stay, and ask again after a growing pause, or when the network changes.
+ 4. A move that brings no packet back within its patience is taken back while the old path lives.
+ 5. Silence where something is due: PING; still nothing: probe every other network, the first to answer wins.
+ 6. The kernel prefers a network that carries nothing: stay where it works, and return when it answers again.
+ 7. No network: hold. The first route that appears is used at once. After `Migration.outage`: give up.
+ 8. The peer forbids moving: stay while the path lives, hold for its return when it does not.
+ 9. Nothing moves before the handshake is confirmed.
+10. A server that answers no probes, asked where the path is known to work, is moved to on trust, under rule 4.
+11. `Connection.migrate` asks first as well; where it led is the user's choice until the network changes.
+
+The states
+
+              another preferred           it answers               no spare ID
+     STEADY ────────────────────▶ PROBING ──────────▶ (move) ◀───────────────── AWAITING_ID
+      ▲ ▲ ◀────────────────────────┘  ▲ └──────────────────────────────────────────▲
+      │ │    nobody answers: stay     │ silence: ask them all
+      │ │                             │
+      │ │  heard      no route        │       outage over
+      │ └──────── SETTLING ─────▶ HELD ────────────────────▶ GIVEN_UP
+      │  (moved) ──▲  │ ▲  ▲       │
+      │               │ └──┼───────┘ a route: move
+      └───────────────┘    └── any state: the active route is dead, and there is another: move
+        not heard: taken back, or as silence
+
+Beside it, for the active path: QUIET (nothing is due) ─▶ LISTENING ─ silence ─▶ PINGED ─ two PTOs ─▶ suspect.
+
+What the driver owes the policy: `Tick` when `deadline` has come, when the handshake is confirmed, when a first packet
+is heard after a move, a PING or a silence, and when something becomes due (`Facts.due`); `ApplicationWrote` when the
+application opens a stream or writes after quiet; the routes again after `SendFailed`. One `MoveRequested` at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from whimbrel._events import NetworkLost, NetworkRestored, PathChange, PathProbed, PathRejected, Reason
+
+if TYPE_CHECKING:
+    from whimbrel._config import Migration
+    from whimbrel.network import Route
+
+PROBES: Final = 3
+"""Unanswered probes before a network is left alone: one is lost on a bad radio, two seldom, three hardly ever."""
+PROBE_WAIT: Final = (0.03, 1.0)
+"""Bounds on the wait for an answer. Below 30 ms a sleeping radio would be asked twice for nothing."""
+LAST_WAIT: Final = 1.0
+"""After the last probe: the new network may be slower than any known so far, and waiting costs nothing."""
+CONTROL_WAIT: Final = 1.5
+"""For the driver to find out whether the server answers probes at all."""
+PROBE_RATE: Final = 10.0
+"""Probes a second at most, over all networks, however often the network changes …"""
+PROBE_BURST: Final = 6
+"""… after so many at once: five networks asked together in a silence, and one to spare."""
+RETRY: Final = (1.0, 60.0)
+"""First and longest pause before a network that did not answer is asked again; each is twice the last."""
+ROLLED_BACK_PAUSE: Final = 10.0
+"""The first pause after a move that was taken back: unlike a probe, trying again costs the user a stall."""
+PATIENCE: Final = (0.3, 1.5)
+"""Bounds on the wait for the first packet after a move, otherwise three PTOs."""
+ID_WAIT: Final = 0.5
+"""The longest wait for a spare connection ID while the old path lives, otherwise three PTOs."""
+ID_LOOK: Final = 0.1
+"""How often to look for it meanwhile: its arrival is no event."""
+PTO_FLOOR: Final = 0.05
+"""A PTO below this says more about a short path than about how long a radio may nap."""
+LONGEST_PING: Final = 15.0
+"""Pause between PINGs on a quiet, living path: shorter than what NATs give UDP (30 s and more)."""
+FLAP_MEMORY: Final = 10.0
+"""Seconds for which it counts that a network was preferred and then no longer."""
+FLAP_HOLD: Final = (0.5, 5.0)
+"""How long a network that came and went twice must stay before it is asked; doubled each time."""
+
+DEAD: Final = frozenset(
+    {
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.EADDRNOTAVAIL,
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.EINVAL,
+    }
+)
+"""Errors that mean "not from here": interface, address or route is gone. EPERM (a firewall being reloaded), ENOBUFS and
+EAGAIN (a full queue) pass, and EMSGSIZE is about the packet: these are not here."""
+
+RefusalSlug = Literal["migration-disabled", "no-route", "no-answer", "connection-ids-exhausted"]
+
+
+# Facts ---------------------------------------------------------------------------------------------------------------
+
+
+class Facts(Protocol):
+    """What the engine knows at the moment of the call. Seconds, on the same clock as ``now``."""
+
+    @property
+    def heard(self) -> float: ...  # when the last authenticated packet came over the active path; -inf: none yet
+    @property
+    def due(self) -> bool: ...  # streams are open or data is unacknowledged: something is expected
+    @property
+    def rtt(self) -> float: ...
+    @property
+    def pto(self) -> float: ...  # of the active path, before any back-off
+    @property
+    def spare_ids(self) -> int: ...
+    @property
+    def peer_forbids(self) -> bool: ...  # disable_active_migration, or zero-length connection IDs
+    @property
+    def confirmed(self) -> bool: ...  # the handshake is (RFC 9001 §4.1.2)
+    @property
+    def best_rtt(self) -> float: ...  # smallest known to this peer, on any path
+
+
+# Events --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesChanged:
+    """These lead to the peer now, the kernel's choice first; none: no network."""
+
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailed:
+    """The kernel refused a packet on this route."""
+
+    route: Route
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered:
+    """The server answered a probe over this route."""
+
+    route: Route
+    rtt: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSilent:
+    """The answer to `ControlProbe`: none, although data came over this route at the same time."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRequested:
+    """The application called ``migrate()``; without a route, to the kernel's choice."""
+
+    route: Route | None
+
+
+@dataclass(frozen=True, slots=True)
+class MoveCancelled:
+    """Nobody waits for that move any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationWrote:
+    """The application opened a stream, or wrote after quiet: an answer is newly expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The deadline has come, or the facts have changed."""
+
+
+Event = (
+    RoutesChanged | SendFailed | ProbeAnswered | ServerSilent | MoveRequested | MoveCancelled | ApplicationWrote | Tick
+)
+
+
+# Actions -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Send one version-negotiation probe over this route."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class ControlProbe:
+    """Send probes over this route, which works: does the server answer any? Say so within `CONTROL_WAIT`."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Migrate:
+    """Send over this route from now on, with the next connection ID, and report it."""
+
+    route: Route
+    reason: Reason
+    fresh: bool = False
+    """From a new local port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Send a PING over the active path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """There is no network: stop the engine's clock and send nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Start the clock again; packets leave by this route."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """``migrate()`` is done: this is the active route."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """``migrate()`` failed; the slug of the error to raise."""
+
+    slug: RefusalSlug
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The outage lasted too long: end the connection with OutageTimeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell the application."""
+
+    change: PathChange
+
+
+Action = Probe | ControlProbe | Migrate | Ping | Hold | Resume | Accepted | Refuse | GiveUp | Report
+
+
+# States --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """On the path we want, or on the best that works."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One network that is being probed."""
+
+    route: Route
+    sent: int
+    next: float
+    """When to ask again, or to stop asking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """Other networks are asked; the data stay where they are."""
+
+    reason: Reason
+    asked: tuple[Asked, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingId:
+    """A move is decided, but would be linkable now (RFC 9000 §9.5)."""
+
+    route: Route
+    reason: Reason
+    proven: bool
+    """The server answered over it."""
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """We moved, and wait for the first packet over the new path."""
+
+    fallback: Route | None
+    """The path before, if it worked when we left it."""
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """No network."""
+
+    route: Route | None
+    """The last one used."""
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """The connection is over."""
+
+
+State = Steady | Probing | AwaitingId | Settling | Held | GivenUp
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Nothing is due, so silence means nothing: no timer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Something is due; PING after `interval` without a packet."""
+
+    since: float
+    """Silence before this does not count: nothing was due."""
+    interval: float
+    answered: float = -math.inf
+    """When the last PING's answer came. Anything later is more than an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinged:
+    """A PING is out."""
+
+    first: float
+    last: float
+    wait: float
+    interval: float
+    suspect: bool = False
+    """Two PTOs without any packet: the path carries nothing, as far as we can tell."""
+
+
+Watch = Quiet | Listening | Pinged
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A network that failed us is left alone for a while."""
+
+    until: float
+    length: float
+    left: bool
+    """We were on it when it fell silent, so going there again is a return."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flaps:
+    """How often a network was preferred and then no longer."""
+
+    count: int
+    last: float
+
+
+# The policy ----------------------------------------------------------------------------------------------------------
+
+
+class MigrationPolicy:
+    """Decides for one client connection.
+
+    Each `handle` first takes note (`_note`), then asks whether the active path is silent (`_listen`), then what the
+    event means in this state (`_happened`), and last what the situation asks for, whatever led to it (`_act`).
+
+    The three kinds of sockets: *pinned* follows every rule. *connected* moves as soon as the kernel's choice changes,
+    because a connected socket stops working then; for the same reason it neither searches in a silence nor moves back
+    to a network that is not preferred. *unconnected* moves nothing: the kernel does; a PING after each change lets the
+    server see it. With ``auto=False`` only `MoveRequested` counts.
+    """
+
+    active: Route | None
+    """The route in use; None while there is none."""
+    deadline: float | None
+    """When `Tick` is due at the latest; None: never."""
+
+    def __init__(self, settings: Migration, active: Route | None) -> None:
+        self._settings = settings
+        self.active = active
+        self.deadline = None
+        self.routes: tuple[Route, ...] = () if active is None else (active,)
+        self._state: State = Steady()
+        self._watch: Watch = Quiet()
+        self._requested: Route | None = None
+        self._waiting_request: MoveRequested | None = None  # made before the handshake was confirmed
+        self._chosen = False  # the active route is the user's choice, so the kernel's does not count
+        self._pauses: dict[Route, Pause] = {}
+        self._flaps: dict[Route, Flaps] = {}
+        self._preferred_since = -math.inf
+        self._left: dict[Route, float] = {}  # when each route was last moved away from
+        self._probes_paid_until = -math.inf  # the rate limit's only memory: see _may_probe
+        self._leap_after = -math.inf  # no move on trust in a silence before this …
+        self._leap_pause = RETRY[0]  # … and the next such pause
+        self._server_answers = False
+        self._server_silent = False
+        self._control_asked = False
+
+    def handle(self, event: Event, facts: Facts, now: float) -> list[Action]:
+        """Take in one event and say what to do, in this order. ``now`` never goes back."""
+        if isinstance(self._state, GivenUp):
+            return []
+        if isinstance(event, RoutesChanged) and event.routes == self.routes:
+            event = Tick()  # Several messages come for one change; only the answer counts, and it is the same.
+        actions = self._note(event, facts, now)
+        # RFC 9000 §9: a client must not migrate before the handshake is confirmed. A network that dies in the
+        # handshake is the dial's business, which has other addresses to try.
+        if facts.confirmed:
+            actions += self._listen(facts, now)
+            if self._waiting_request is not None and not isinstance(event, MoveRequested):
+                waiting, self._waiting_request = self._waiting_request, None
+                actions += self._happened(waiting, facts, now)
+            actions += self._happened(event, facts, now)
+            actions += self._act(facts, now)
+            self.deadline = self._next_deadline(facts, now)
+        elif isinstance(event, MoveRequested):
+            self._waiting_request = event
+        return actions
+
+    # Memory ----------------------------------------------------------------------------------------------------------
+
+    def _note(self, event: Event, facts: Facts, now: float) -> list[Action]:
+        """Remember what the event says, whatever the state."""
+        match event:
+            case RoutesChanged(routes):
+                return self._note_routes(routes, now)
+            case ProbeAnswered():
+                self._server_answers, self._server_silent = True, False
+            case ServerSilent(route) if route == self.active and not self._server_answers:
+                self._server_silent = True
+                self._pauses.clear()  # They were earned by not answering, which says nothing about this server.
+            case MoveCancelled():
+                self._requested = self._waiting_request = None
+            case ApplicationWrote() if isinstance(self._watch, Listening):
+                # A write must not postpone the question that an earlier one, not answered yet, has raised.
+                since = now if facts.heard > self._watch.since else self._watch.since
+                self._watch = Listening(since, self._settings.silence)
+            case _:
+                pass
+        return []
+
+    def _note_routes(self, routes: tuple[Route, ...], now: float) -> list[Action]:
+        before, self.routes = self.routes, routes
+        if before[:1] != routes[:1]:
+            self._preferred_since = now
+            for route in before[:1]:
+                flaps = self._flaps.get(route)
+                recent = flaps is not None and now - flaps.last < FLAP_MEMORY
+                self._flaps[route] = Flaps(flaps.count + 1 if flaps and recent else 1, now)
+        # The network changed, so who did not answer may answer now, and who was away is as good as new. But where we
+        # cannot ask, and would move on trust, a change elsewhere is no reason to try again.
+        self._pauses = {r: p for r, p in self._pauses.items() if r in routes and r in before}
+        if not self._server_silent:
+            self._end_pauses(now)
+        self._flaps = {r: f for r, f in self._flaps.items() if now - f.last < FLAP_MEMORY}
+        self._left = {r: at for r, at in self._left.items() if r in routes}
+        self._leap_after, self._leap_pause = now, RETRY[0]
+        self._chosen = False
+        if isinstance(self._watch, Listening):
+            self._watch = replace(self._watch, interval=self._settings.silence)
+        if self._requested is not None and self._requested not in routes:
+            self._requested = None
+            return [Refuse("no-route")]
+        return []
+
+    # Is the active path silent? --------------------------------------------------------------------------------------
+
+    def _listen(self, facts: Facts, now: float) -> list[Action]:
+        """Rule 5. A receiver sends only ACKs, so the engine has no timer of its own there: without this, a pure
+        download stays silent on both sides after a hard cut, a black hole or a NAT rebinding."""
+        silence = self._settings.silence
+        if not self._settings.auto or isinstance(self._state, Settling | Held):
+            return []
+        if not facts.due:
+            self._watch = Quiet()
+            return []
+        if isinstance(self._watch, Quiet):
+            self._watch = Listening(now, silence)
+        if isinstance(self._watch, Pinged) and facts.heard > self._watch.first:
+            # Only the answer came: a quiet, living path (a long poll) is asked half as often each time.
+            pinged, prompt = self._watch, facts.heard <= self._watch.first + _two_ptos(facts)
+            interval = min(LONGEST_PING, 2 * pinged.interval) if prompt else silence
+            self._watch = Listening(pinged.first, interval, facts.heard)
+        match self._watch:
+            case Listening(since, interval, answered):
+                if interval > silence and facts.heard > answered:
+                    interval = silence
+                    self._watch = Listening(since, interval, answered)
+                if now >= max(facts.heard, since) + interval:
+                    self._watch = Pinged(now, now, _two_ptos(facts), interval)
+                    return [Ping()]
+            case Pinged(first, last, wait, interval, suspect) if now >= last + wait:
+                if not suspect:
+                    # They were for as long as this path works. But two bad paths are not to be swapped all the time.
+                    self._end_pauses(now, spare=FLAP_MEMORY)
+                self._watch = Pinged(first, now, min(2 * wait, LONGEST_PING), interval, True)
+                return [Ping()]
+            case _:
+                pass
+        return []
+
+    @property
+    def _suspect(self) -> bool:
+        return isinstance(self._watch, Pinged) and self._watch.suspect
+
+    # What happened ---------------------------------------------------------------------------------------------------
+
+    def _happened(self, event: Event, facts: Facts, now: float) -> list[Action]:
+        match self._state, event:
+            case _, MoveRequested(route):
+                return self._requested_move(route, facts)
+
+            case Probing(_, asked), ProbeAnswered(route, rtt) if any(a.route == route for a in asked):
+                report: list[Action] = [Report(PathProbed(route.interface, rtt))]
+                return report + self._answered(route, facts, now)
+            case Probing(reason, asked), ProbeAnswered(route) if route == self.active:
+                # The control was answered: those who had their three probes are silent by themselves.
+                self._state = Probing(reason, tuple(replace(a, next=now) if a.sent == PROBES else a for a in asked))
+            case _, ProbeAnswered():
+                pass  # Too late: the network changed, or the active path was heard again, while we were asking.
+
+            case Probing(), ServerSilent() if self._server_silent:
+                self._state = Steady()  # Asking is in vain; what is wanted is done on trust.
+
+            case Held(), SendFailed():
+                pass  # Nothing is sent now: this one was under way.
+            case _, SendFailed(route, number) if route == self.active and number in DEAD:
+                return self._refused(facts, now)
+            case Probing(reason, asked), SendFailed(route, number) if number in DEAD:
+                kept = tuple(a for a in asked if a.route != route)
+                if len(kept) < len(asked):
+                    self._state = Probing(reason, kept) if kept else Steady()
+                    return self._reject(route, "no-route", now)
+            case _:
+                pass  # A tick, news that is noted already, or a packet that was refused in passing.
+        return []
+
+    def _requested_move(self, route: Route | None, facts: Facts) -> list[Action]:
+        """Rule 11."""
+        wanted = self.routes[0] if route is None and self.routes else route
+        if wanted is not None and wanted == self.active and self._settings.sockets != "unconnected":
+            self._requested, self._chosen = None, True
+            return [Accepted(wanted)]
+        # RFC 9000 §18.2: disable_active_migration. An unconnected socket has nothing that could be moved.
+        if facts.peer_forbids or self._settings.sockets == "unconnected":
+            return [Refuse("migration-disabled")]
+        if wanted is None or wanted not in self.routes or isinstance(self._state, Held):
+            return [Refuse("no-route")]
+        self._requested = wanted
+        self._pauses.pop(wanted, None)
+        return []
+
+    def _answered(self, route: Route, facts: Facts, now: float) -> list[Action]:
+        match self._state:
+            case Probing("silent") if not self._suspect:
+                return []  # The active path was heard in the meantime.
+            case Probing("silent"):
+                return self._leave_silent(route, facts, now)
+            case Probing(reason):
+                return self._move_with_new_id(route, reason, True, facts, now)
+            case _:
+                return []
+
+    def _refused(self, facts: Facts, now: float) -> list[Action]:
+        """Rule 2, by the kernel's word: interface, address or route is gone, and the news of it are still to come."""
+        # RFC 9000 §18.2 (rule 8), and rule 12: then the news decide, or nobody.
+        if facts.peer_forbids or not self._settings.auto or self.active is None or self._suspect:
+            return []
+        others = self._others()
+        if self._settings.sockets != "pinned":
+            others = [r for r in others if self._settings.sockets == "connected" and r == self.routes[0]]
+        if not others:
+            return []  # Nowhere to go. If the route is really gone, the list will say so.
+        self._penalise(self.active, now)
+        actions = self._not_arrived("no-route")
+        usable = [r for r in others if not self._paused(r, now)]
+        if usable:
+            return actions + self._move(self._best(usable), "dead", facts, now)
+        # All have failed us a moment ago, perhaps in this same way: ask, rather than hop from refusal to refusal.
+        self._suspect_active(facts, now)
+        self._end_pauses(now)
+        return actions
+
+    # What is to be done ----------------------------------------------------------------------------------------------
+
+    def _act(self, facts: Facts, now: float) -> list[Action]:
+        """What the situation asks for now, whatever led to it."""
+        if isinstance(self._state, Held):
+            return self._held(self._state, facts, now)
+        if self._settings.sockets == "unconnected":
+            return self._follow_kernel(facts, now)
+        if self._settings.auto and self.active not in self.routes:
+            if not self.routes or facts.peer_forbids:
+                return self._hold(now)
+            # Rule 2. Nobody is asked: whatever the new network is like, the old one is gone.
+            usable = [r for r in self.routes if not self._paused(r, now)]
+            return self._move(self._best(usable or self.routes), "dead", facts, now)
+        match self._state:
+            case Settling() as settling:
+                return self._settle(settling, facts, now)
+            case AwaitingId() as waiting:
+                return self._await_id(waiting, facts, now)
+            case Probing() as probing:
+                return self._probe(probing, facts, now)
+            case Steady():
+                return self._look_around(facts, now)
+            case GivenUp():
+                return []
+
+    def _look_around(self, facts: Facts, now: float) -> list[Action]:
+        """Steady: is there a reason to ask somebody, or to move?"""
+        wish = self._wish()
+        if self._suspect and self._may_search(facts) and not (self._server_silent and self._requested):
+            return self._search(facts, now)
+        if wish is None or facts.peer_forbids or now < self._wish_after(*wish):
+            return []
+        route, reason = wish
+        # A connected socket does not work any more once another network is preferred: no time to ask.
+        if self._settings.sockets == "connected" and reason != "requested":
+            return self._move(route, reason, facts, now)
+        if self._server_silent:
+            return self._move_with_new_id(route, reason, False, facts, now)
+        return self._probe(Probing(reason, (Asked(route, 0, now),)), facts, now)
+
+    def _wish(self) -> tuple[Route, Reason] | None:
+        """Where we would rather be, and why."""
+        if self._requested is not None and self._requested != self.active:
+            return self._requested, "requested"
+        if not self._settings.auto or self._chosen or not self.routes or self.routes[0] == self.active:
+            return None
+        pause = self._pauses.get(self.routes[0])
+        return self.routes[0], "returned" if pause is not None and pause.left else "preferred"
+
+    def _wish_after(self, route: Route, reason: Reason) -> float:
+        """When that may be tried."""
+        if reason == "requested" or self._settings.sockets == "connected":
+            return -math.inf
+        after = self._pauses[route].until if route in self._pauses else -math.inf
+        flaps = self._flaps.get(route)
+        # A network at the edge of its range comes and goes. Once is a change, and is followed at once; a network that
+        # does it again has to stay for a while first, or each flap would cost a move there, a dead path, and an ID.
+        if flaps is not None and flaps.count >= 2:
+            hold = min(FLAP_HOLD[1], FLAP_HOLD[0] * 2 ** min(flaps.count - 2, 10))
+            after = max(after, self._preferred_since + hold)
+        return after
+
+    # Asking ----------------------------------------------------------------------------------------------------------
+
+    def _probe(self, probing: Probing, facts: Facts, now: float) -> list[Action]:
+        """Rules 1, 3, 5: put the question, repeat it, and stop."""
+        self._state = probing
+        asked = [a for a in probing.asked if a.route in self.routes and a.route != self.active]
+        if probing.reason == "silent":
+            if not self._suspect:  # Heard again, or nothing is due any more.
+                return self._steady(facts, now)
+            known = {a.route for a in asked}
+            asked += [Asked(r, 0, now) for r in self._others() if r not in known and not self._paused(r, now)]
+        elif self._suspect and self._may_search(facts):
+            # The path that we were in no hurry to leave fell silent.
+            return self._probe(Probing("silent", tuple(asked)), facts, now)
+        else:
+            wish = self._wish()
+            if wish is None or wish[0] not in {a.route for a in asked}:
+                return self._steady(facts, now)
+
+        actions: list[Action] = []
+        kept = []
+        for a in asked:
+            if now < a.next:
+                kept.append(a)
+            elif a.sent < PROBES:
+                if self._may_probe(now):
+                    actions.append(Probe(a.route))
+                    kept.append(Asked(a.route, a.sent + 1, now + _probe_wait(a.sent, facts)))
+                else:
+                    kept.append(replace(a, next=self._next_probe()))
+            elif self._control_wanted(facts) and self._may_probe(now) and self.active is not None:
+                # Rule 10. Is it the network, or does this server answer nobody? Ask where we know it is reached.
+                self._control_asked = True
+                actions.append(ControlProbe(self.active))
+                kept.append(replace(a, next=now + CONTROL_WAIT))
+            else:
+                actions += self._reject(a.route, "no-answer", now)
+        self._state = Probing(probing.reason, tuple(kept))
+        return actions if kept else actions + self._steady(facts, now)
+
+    def _control_wanted(self, facts: Facts) -> bool:
+        known = self._server_answers or self._server_silent or self._control_asked
+        return not known and not self._suspect and facts.heard > -math.inf
+
+    def _may_probe(self, now: float) -> bool:
+        """A token bucket, kept as the time at which it will be full again."""
+        if now < self._next_probe():
+            return False
+        self._probes_paid_until = max(self._probes_paid_until, now) + 1 / PROBE_RATE
+        return True
+
+    def _next_probe(self) -> float:
+        return self._probes_paid_until - (PROBE_BURST - 1) / PROBE_RATE
+
+    def _reject(
+        self, route: Route, reason: Literal["no-answer", "no-route"], now: float, pause: float = RETRY[0]
+    ) -> list[Action]:
+        self._penalise(route, now, first=pause)
+        actions: list[Action] = [Report(PathRejected(route.interface, reason))]
+        if route == self._requested:
+            self._requested = None
+            actions.append(Refuse(reason))
+        return actions
+
+    def _penalise(self, route: Route, now: float, *, first: float = RETRY[0], left: bool = False) -> None:
+        """Rule 3: a pause that grows from failure to failure; after a good while without one, the first again."""
+        old = self._pauses.get(route)
+        recent = old is not None and now < old.until + 2 * old.length
+        length = min(RETRY[1], max(first, 2 * old.length)) if old is not None and recent else first
+        self._pauses[route] = Pause(now + length, length, left or (old is not None and old.left))
+
+    def _end_pauses(self, now: float, spare: float = 0.0) -> None:
+        """Networks may be asked again at once, but for those left in the last ``spare`` seconds."""
+        for route, pause in self._pauses.items():
+            if now - self._left.get(route, -math.inf) >= spare:
+                # How long the pauses had grown is remembered.
+                self._pauses[route] = replace(pause, until=min(pause.until, now))
+
+    def _paused(self, route: Route, now: float) -> bool:
+        return route in self._pauses and now < self._pauses[route].until
+
+    # Silence ---------------------------------------------------------------------------------------------------------
+
+    def _may_search(self, facts: Facts) -> bool:
+        return self._settings.auto and self._settings.sockets == "pinned" and not facts.peer_forbids
+
+    def _search(self, facts: Facts, now: float) -> list[Action]:
+        """The active path carries nothing: ask all the others, and as a last resort trust one of them."""
+        others = self._others()
+        fresh = tuple(Asked(r, 0, now) for r in others if not self._paused(r, now))
+        if fresh and not self._server_silent:
+            return self._probe(Probing("silent", fresh), facts, now)
+        # Rule 10. Nobody answered, but we do not know that this server ever would, and here is nothing to lose. A
+        # server that answered before would have: then the networks are bad, and a move would only use up an ID.
+        if others and not self._server_answers and now >= self._leap_after:
+            self._leap_after = now + self._leap_pause
+            self._leap_pause = min(RETRY[1], 2 * self._leap_pause)
+            longest_left = min(others, key=lambda r: self._left.get(r, -math.inf))
+            return self._leave_silent(longest_left, facts, now)
+        return []
+
+    def _leave_silent(self, route: Route, facts: Facts, now: float) -> list[Action]:
+        if self.active is not None:
+            self._penalise(self.active, now, left=True)
+        return self._move(route, "silent", facts, now, proven=self._server_answers)
+
+    def _suspect_active(self, facts: Facts, now: float) -> None:
+        if self._settings.auto and facts.due:
+            self._state = Steady()
+            self._watch = Pinged(now, now, _two_ptos(facts), self._settings.silence, suspect=True)
+
+    # Moving ----------------------------------------------------------------------------------------------------------
+
+    def _move_with_new_id(self, route: Route, reason: Reason, proven: bool, facts: Facts, now: float) -> list[Action]:
+        """Move; but for a spare connection ID it is worth to wait a moment, while the old path lives (§9.5)."""
+        if facts.spare_ids > 0:
+            return self._move(route, reason, facts, now, proven=proven)
+        self._state = AwaitingId(route, reason, proven, now + min(ID_WAIT, 3 * facts.pto))
+        return []
+
+    def _await_id(self, waiting: AwaitingId, facts: Facts, now: float) -> list[Action]:
+        wish = self._wish()
+        if wish is None or wish[0] != waiting.route:
+            return self._steady(facts, now)
+        if facts.spare_ids > 0 or self._suspect:
+            return self._move(waiting.route, waiting.reason, facts, now, proven=waiting.proven)
+        if now < waiting.until:
+            return []
+        if waiting.reason == "requested":
+            self._requested, self._state = None, Steady()
+            return [Refuse("connection-ids-exhausted")]
+        if not waiting.proven:
+            # On trust, with the way back linkable as well: too much for a network that we may not need.
+            self._penalise(waiting.route, now, first=ROLLED_BACK_PAUSE)
+            self._state = Steady()
+            return [Report(PathRejected(waiting.route.interface, "connection-ids-exhausted"))]
+        return self._move(waiting.route, waiting.reason, facts, now)
+
+    def _move(
+        self, route: Route, reason: Reason, facts: Facts, now: float, *, fresh: bool = False, proven: bool = False
+    ) -> list[Action]:
+        left, self.active = self.active, route
+        if left is not None:
+            self._left[left] = now
+        worked = reason in ("preferred", "returned", "requested") and not self._suspect
+        patience = min(max(3 * facts.pto, PATIENCE[0]), PATIENCE[1])
+        self._state = Settling(left if worked else None, now, now + patience)
+        self._watch = Quiet()
+        self._chosen = False
+        actions: list[Action] = [Migrate(route, reason, fresh)]
+        if proven:
+            actions += self._arrived()
+            if not self._settings.auto:
+                self._state = Steady()
+        return actions
+
+    def _arrived(self) -> list[Action]:
+        """The active path works; was it the one asked for?"""
+        if self.active is None or self.active != self._requested:
+            return []
+        self._requested, self._chosen = None, True
+        return [Accepted(self.active)]
+
+    def _not_arrived(self, slug: RefusalSlug) -> list[Action]:
+        if self.active is None or self.active != self._requested:
+            return []
+        self._requested = None
+        return [Refuse(slug)]
+
+    def _settle(self, settling: Settling, facts: Facts, now: float) -> list[Action]:
+        """Rule 4."""
+        assert self.active is not None  # Settling follows a move.
+        if facts.heard > settling.since:
+            if self.active in self._pauses:
+                self._pauses[self.active] = replace(self._pauses[self.active], left=False)
+            self._leap_after, self._leap_pause = now, RETRY[0]
+            return self._arrived() + self._steady(facts, now)
+        if now < settling.until:
+            return []
+        back = settling.fallback
+        if back is not None and back in self.routes and (self._settings.sockets == "pinned" or back == self.routes[0]):
+            actions = self._reject(self.active, "no-answer", now, ROLLED_BACK_PAUSE)
+            return actions + self._move(back, "rolled-back", facts, now)
+        # No way back. That is a silent path, of which we know it already.
+        self._suspect_active(facts, now)
+        return [Ping(), *self._not_arrived("no-answer"), *self._steady(facts, now)]
+
+    def _steady(self, facts: Facts, now: float) -> list[Action]:
+        self._state = Steady()
+        return self._look_around(facts, now)
+
+    def _others(self) -> list[Route]:
+        return [r for r in self.routes if r != self.active]
+
+    def _best(self, routes: list[Route] | tuple[Route, ...]) -> Route:
+        return next((r for r in routes if r == self._requested), routes[0])
+
+    # No network ------------------------------------------------------------------------------------------------------
+
+    def _hold(self, now: float) -> list[Action]:
+        """Rules 7 and 8: an outage is waited out, with the engine's clock stopped so that no back-off grows."""
+        self._state, self.active = Held(self.active, now), None
+        self._watch = Quiet()
+        refused: list[Action] = [Report(PathRejected(r.interface, "migration-disabled")) for r in self.routes[:1]]
+        return [Hold(), Report(NetworkLost()), *refused]
+
+    def _held(self, held: Held, facts: Facts, now: float) -> list[Action]:
+        # RFC 9000 §9, §18.2: a peer that forbids migration knows us by the old address only. It may come back.
+        forbidden = facts.peer_forbids and self._settings.sockets != "unconnected"
+        routes = [r for r in self.routes if not forbidden or r == held.route]
+        if not routes:
+            if now < held.since + self._settings.outage:
+                return []
+            self._state = GivenUp()
+            return [GiveUp()]
+        route, self._state = routes[0], Steady()
+        restored = Report(NetworkRestored(route.interface, now - held.since))
+        if forbidden or self._settings.sockets == "unconnected":
+            self.active = route
+            return [Resume(route), Ping(), restored]
+        # To the server a new port is a new path, which it tries at once; on the old one its back-off may have grown
+        # to many seconds. Another network is a new path anyhow.
+        fresh = route == held.route
+        return [Resume(route), *self._move(route, "restored", facts, now, fresh=fresh), restored]
+
+    def _follow_kernel(self, facts: Facts, now: float) -> list[Action]:
+        """Unconnected sockets: the kernel moves the packets. All that can be done is to let one be sent."""
+        if not self._settings.auto:
+            return []
+        first = self.routes[0] if self.routes else None
+        if first == self.active:
+            return []
+        if first is None:
+            return self._hold(now)
+        before, self.active = self.active, first
+        return [Ping()] if before is not None else []
+
+    # Time ------------------------------------------------------------------------------------------------------------
+
+    def _next_deadline(self, facts: Facts, now: float) -> float | None:
+        times: list[float] = []
+        match self._state:
+            case Steady():
+                wish = self._wish()
+                if self._suspect and self._may_search(facts):
+                    others = self._others()
+                    times += [self._pauses[r].until for r in others if self._paused(r, now)]
+                    if others and not self._server_answers:
+                        times.append(self._leap_after)
+                elif wish is not None and not facts.peer_forbids:
+                    times.append(self._wish_after(*wish))
+            case Probing(_, asked):
+                times += [a.next for a in asked]
+            case AwaitingId(until=until):
+                times.append(min(until, now + ID_LOOK))
+            case Settling(until=until):
+                times.append(until)
+            case Held(since=since):
+                times.append(since + self._settings.outage)
+            case GivenUp():
+                return None
+        match self._watch:
+            case Listening(since, interval):
+                times.append(max(facts.heard, since) + interval)
+            case Pinged(_, last, wait):
+                times.append(last + wait)
+            case Quiet():
+                pass
+        return max(now, min(times)) if times else None
+
+
+def _two_ptos(facts: Facts) -> float:
+    return 2 * max(facts.pto, PTO_FLOOR)
+
+
+def _probe_wait(sent: int, facts: Facts) -> float:
+    """How long to wait after the next probe, when ``sent`` have gone before."""
+    if sent + 1 == PROBES:
+        return LAST_WAIT
+    return min(max(2 * facts.best_rtt, PROBE_WAIT[0]) * 2.0**sent, PROBE_WAIT[1])
