@@ -1,0 +1,36 @@
+"""A laboratory for programs whose network changes under them: two radios, two NATs and a server, on this kernel.
+
+    from whimbrel.testing import Laboratory
+
+    with Laboratory() as lab:
+        lab.cellular.join()
+        lab.popen("srv", ["caddy", "run"])
+        with lab.enter("cli"):
+            ...  # sockets made here use the device's networks
+        lab.wifi.join()     # Wi-Fi appears, and is preferred
+        lab.wifi.down()     # and is cut
+
+Linux with root or user namespaces, and pyroute2 (``pip install 'whimbrel[lab]'``).
+"""
+
+from whimbrel.testing._capture import ConnectionIds, Packet, carried, connection_ids, linkable
+from whimbrel.testing._laboratory import AccessNetwork, Laboratory
+from whimbrel.testing._namespace import LaboratoryUnavailable, Namespace, prepare
+from whimbrel.testing._radio import CELLULAR, WIFI, Radio, Traffic
+
+__all__ = [
+    "CELLULAR",
+    "WIFI",
+    "AccessNetwork",
+    "ConnectionIds",
+    "Laboratory",
+    "LaboratoryUnavailable",
+    "Namespace",
+    "Packet",
+    "Radio",
+    "Traffic",
+    "carried",
+    "connection_ids",
+    "linkable",
+    "prepare",
+]
