@@ -1,0 +1,541 @@
+//! One connection: its streams, its path, and what became of it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use quinn_proto::{
+    ConnectionError, ConnectionHandle, Dir, Event, ReadError, Side, StreamEvent, StreamId, VarInt, WriteError,
+    crypto::rustls::HandshakeData,
+};
+use rustls::pki_types::CertificateDer;
+
+use crate::{
+    ids::SpareIds,
+    news::{Kind, News},
+};
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// application, transport, idle, reset, version, local, or refused.
+    pub kind: &'static str,
+    pub code: u64,
+    pub reason: String,
+    pub by_peer: bool,
+}
+
+/// What a read brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Read {
+    Bytes(usize),
+    End,
+    Blocked,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum StreamFailure {
+    /// RESET_STREAM came, with this code.
+    Reset(u64),
+    /// STOP_SENDING came, with this code.
+    Stopped(u64),
+    /// It was finished, reset or stopped before, or never was.
+    Closed,
+}
+
+/// What a decision to move needs to know of the active path.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// When the last authenticated packet came over it, in the caller's seconds.
+    pub heard: f64,
+    pub due: bool,
+    pub rtt: Duration,
+    pub pto: Duration,
+    pub best_rtt: Duration,
+    pub spare_ids: u64,
+    pub peer_forbids: bool,
+    pub confirmed: bool,
+}
+
+/// Counts since the connection began; path values are of the active path.
+#[derive(Clone, Copy, Debug)]
+pub struct Statistics {
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub datagrams_sent: u64,
+    pub datagrams_received: u64,
+    pub packets_sent: u64,
+    pub packets_lost: u64,
+    pub rtt: Duration,
+    pub min_rtt: Duration,
+    pub congestion_window: u64,
+    pub congestion_events: u64,
+    pub mtu: u16,
+}
+
+/// The halves of a stream that are still in use, and what the application was told of it.
+#[derive(Clone, Copy, Default)]
+struct Halves {
+    receiving: bool,
+    sending: bool,
+    background: bool,
+    told_readable: bool,
+}
+
+/// What the peer said about moving, read from its transport parameters once (RFC 9000 §18.2).
+#[derive(Clone, Copy, Default)]
+struct PeerTerms {
+    known: bool,
+    disable_active_migration: bool,
+    id_length: usize,
+}
+
+pub struct Connection {
+    pub(crate) handle: ConnectionHandle,
+    pub(crate) proto: quinn_proto::Connection,
+    pub(crate) armed: Option<Instant>,
+    pub(crate) queued: bool,
+    pub(crate) ids: SpareIds,
+    number: u64,
+    streams: HashMap<u64, Halves>,
+    /// How streams ended whose last bytes were just handed out.
+    tails: HashMap<u64, Result<Read, StreamFailure>>,
+    terms: PeerTerms,
+    heard: f64,
+    listening: bool,
+    best_rtt: Duration,
+    ended: Option<Ended>,
+    remote: SocketAddr,
+}
+
+impl Connection {
+    pub(crate) fn new(number: u64, handle: ConnectionHandle, proto: quinn_proto::Connection) -> Self {
+        let remote = proto.remote_address();
+        Self {
+            handle,
+            proto,
+            armed: None,
+            queued: false,
+            ids: SpareIds::default(),
+            number,
+            streams: HashMap::new(),
+            tails: HashMap::new(),
+            terms: PeerTerms::default(),
+            heard: f64::NEG_INFINITY,
+            listening: true,
+            best_rtt: Duration::MAX,
+            ended: None,
+            remote,
+        }
+    }
+
+    // ── moving ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Packets leave from another local address from now on: the next of the peer's connection IDs, a PING, and
+    /// congestion control, RTT and MTU afresh (RFC 9000 §9.4, §9.5). `false`: no connection ID was left to change to.
+    pub fn path_moved(&mut self, now: Instant) -> bool {
+        self.note_rtt();
+        let fresh = self.ids.taken();
+        self.proto.local_address_changed();
+        self.proto.path_changed(now);
+        self.heard = f64::NEG_INFINITY;
+        self.listening = true;
+        fresh
+    }
+
+    /// Ask for an answer (PING), and for news of the first packet that comes.
+    pub fn ping(&mut self) {
+        self.listening = true;
+        self.proto.ping();
+    }
+
+    /// Counts authenticated packets: compare before and after a datagram.
+    pub(crate) fn progress(&self) -> u64 {
+        let frames = self.proto.stats().frame_rx;
+        let rare = frames.crypto + frames.path_challenge + frames.path_response + frames.new_connection_id;
+        let windows = frames.max_data + frames.max_stream_data + frames.max_streams_bidi + frames.max_streams_uni;
+        frames.acks + frames.stream + frames.datagram + frames.ping + frames.retire_connection_id + rare + windows
+    }
+
+    /// An authenticated packet came over the active path at `at` (the caller's seconds).
+    pub(crate) fn heard(&mut self, at: f64, news: &mut VecDeque<News>) {
+        self.heard = at;
+        if std::mem::take(&mut self.listening) {
+            news.push_back(News { connection: self.number, kind: Kind::Heard, value: 0 });
+        }
+    }
+
+    /// When the last authenticated packet came over the active path, in the caller's seconds.
+    pub fn last_heard(&self) -> f64 {
+        self.heard
+    }
+
+    pub(crate) fn is_listening(&self) -> bool {
+        self.listening
+    }
+
+    pub fn facts(&mut self) -> Facts {
+        self.note_rtt();
+        self.learn_terms();
+        let statistics = self.proto.stats();
+        self.ids.issued(statistics.frame_rx.new_connection_id);
+        let rtt = statistics.path.rtt;
+        Facts {
+            heard: self.heard,
+            due: self.streams.values().any(|stream| !stream.background && (stream.receiving || stream.sending)),
+            rtt,
+            // RFC 9002 §6.2.1, with the variation unknown from outside taken as a quarter of the RTT, and the peer's
+            // acknowledgement delay as the default (25 ms).
+            pto: rtt + rtt.max(Duration::from_millis(10)) + Duration::from_millis(25),
+            best_rtt: self.best_rtt.min(rtt),
+            spare_ids: self.ids.spare(),
+            peer_forbids: self.terms.known && (self.terms.disable_active_migration || self.terms.id_length == 0),
+            // RFC 9001 §4.1.2: a client knows by HANDSHAKE_DONE; a server as soon as its handshake is complete.
+            confirmed: match self.proto.side() {
+                Side::Client => statistics.frame_rx.handshake_done > 0,
+                Side::Server => !self.proto.is_handshaking(),
+            },
+        }
+    }
+
+    fn note_rtt(&mut self) {
+        self.best_rtt = self.best_rtt.min(self.proto.min_rtt());
+    }
+
+    fn learn_terms(&mut self) {
+        if self.terms.known || self.proto.is_handshaking() {
+            return;
+        }
+        let Ok(Some(parameters)) = self.proto.crypto_session().transport_parameters() else { return };
+        let mut encoded = Vec::new();
+        parameters.write(&mut encoded);
+        self.terms = PeerTerms::read(&encoded);
+        self.ids.set_length(self.terms.id_length);
+    }
+
+    // ── streams ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub fn open(&mut self, unidirectional: bool) -> Option<u64> {
+        let id = self.proto.streams().open(direction(unidirectional))?;
+        let halves = Halves { receiving: !unidirectional, sending: true, ..Halves::default() };
+        self.streams.insert(id.into(), halves);
+        Some(id.into())
+    }
+
+    pub fn accept(&mut self, unidirectional: bool) -> Option<u64> {
+        let id = self.proto.streams().accept(direction(unidirectional))?;
+        let halves = Halves { receiving: true, sending: !unidirectional, ..Halves::default() };
+        self.streams.insert(id.into(), halves);
+        Some(id.into())
+    }
+
+    /// Hands out up to `limit` bytes of a stream, in the chunks that they came in.
+    pub fn read(&mut self, id: u64, limit: usize, mut take: impl FnMut(Bytes)) -> Result<Read, StreamFailure> {
+        let stream = self.receiving(id)?;
+        if let Some(tail) = self.tails.remove(&id) {
+            return tail;
+        }
+        if let Some(halves) = self.streams.get_mut(&id) {
+            halves.told_readable = false;
+        }
+        let mut source = self.proto.recv_stream(stream);
+        let mut chunks = source.read(true).map_err(|_| StreamFailure::Closed)?;
+        let mut taken = 0;
+        let result = loop {
+            match chunks.next(limit - taken) {
+                Ok(Some(chunk)) => {
+                    taken += chunk.bytes.len();
+                    take(chunk.bytes);
+                    if taken == limit {
+                        break Ok(Read::Bytes(taken));
+                    }
+                }
+                Ok(None) => break Ok(Read::End),
+                Err(ReadError::Blocked) => break Ok(Read::Blocked),
+                Err(ReadError::Reset(code)) => break Err(StreamFailure::Reset(code.into_inner())),
+            }
+        };
+        let _ = chunks.finalize();
+        let ended = matches!(result, Ok(Read::End) | Err(_));
+        if ended {
+            self.received_all(id);
+        }
+        if taken == 0 {
+            return result;
+        }
+        if ended {
+            // The engine tells the end once, and what came before it is handed out first.
+            self.tails.insert(id, result);
+        }
+        Ok(Read::Bytes(taken))
+    }
+
+    /// Takes as much as the windows allow; 0 means blocked, and `Writable` follows.
+    pub fn write(&mut self, id: u64, data: &[u8]) -> Result<usize, StreamFailure> {
+        let stream = self.sending(id)?;
+        match self.proto.send_stream(stream).write(data) {
+            Ok(taken) => Ok(taken),
+            Err(WriteError::Blocked) => Ok(0),
+            Err(WriteError::Stopped(code)) => Err(StreamFailure::Stopped(code.into_inner())),
+            Err(WriteError::ClosedStream) => Err(StreamFailure::Closed),
+        }
+    }
+
+    pub fn finish(&mut self, id: u64) -> Result<(), StreamFailure> {
+        let stream = self.sending(id)?;
+        self.proto.send_stream(stream).finish().map_err(|error| match error {
+            quinn_proto::FinishError::Stopped(code) => StreamFailure::Stopped(code.into_inner()),
+            quinn_proto::FinishError::ClosedStream => StreamFailure::Closed,
+        })
+    }
+
+    pub fn reset(&mut self, id: u64, code: u64) -> Result<(), StreamFailure> {
+        let stream = self.sending(id)?;
+        self.sent_all(id);
+        self.proto.send_stream(stream).reset(varint(code)).map_err(|_| StreamFailure::Closed)
+    }
+
+    pub fn stop(&mut self, id: u64, code: u64) -> Result<(), StreamFailure> {
+        let stream = self.receiving(id)?;
+        if self.tails.remove(&id).is_some() {
+            return Ok(());
+        }
+        self.received_all(id);
+        self.proto.recv_stream(stream).stop(varint(code)).map_err(|_| StreamFailure::Closed)
+    }
+
+    /// Nothing is expected of this stream: while only such are open, silence means nothing.
+    pub fn background(&mut self, id: u64) {
+        if let Some(halves) = self.streams.get_mut(&id) {
+            halves.background = true;
+        }
+    }
+
+    // The engine panics on the half of a unidirectional stream that is not ours, so it is never asked.
+    fn receiving(&self, id: u64) -> Result<StreamId, StreamFailure> {
+        let stream = stream_id(id)?;
+        let ours = stream.dir() == Dir::Bi || stream.initiator() != self.proto.side();
+        if ours { Ok(stream) } else { Err(StreamFailure::Closed) }
+    }
+
+    fn sending(&self, id: u64) -> Result<StreamId, StreamFailure> {
+        let stream = stream_id(id)?;
+        let ours = stream.dir() == Dir::Bi || stream.initiator() == self.proto.side();
+        if ours { Ok(stream) } else { Err(StreamFailure::Closed) }
+    }
+
+    fn received_all(&mut self, id: u64) {
+        if let Some(halves) = self.streams.get_mut(&id) {
+            halves.receiving = false;
+            if !halves.sending {
+                self.streams.remove(&id);
+            }
+        }
+    }
+
+    fn sent_all(&mut self, id: u64) {
+        if let Some(halves) = self.streams.get_mut(&id) {
+            halves.sending = false;
+            if !halves.receiving {
+                self.streams.remove(&id);
+            }
+        }
+    }
+
+    // ── datagrams (RFC 9221) ────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Bytes that fit in one datagram; 0 when the peer takes none.
+    pub fn max_datagram_size(&mut self) -> usize {
+        self.proto.datagrams().max_size().unwrap_or(0)
+    }
+
+    /// Queues a datagram, dropping the oldest unsent ones when there is no room. `false`: too large, or not taken.
+    pub fn send_datagram(&mut self, data: &[u8]) -> bool {
+        self.proto.datagrams().send(Bytes::copy_from_slice(data), true).is_ok()
+    }
+
+    pub fn receive_datagram(&mut self) -> Option<Bytes> {
+        self.proto.datagrams().recv()
+    }
+
+    // ── as a whole ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub fn close(&mut self, now: Instant, code: u64, reason: &[u8]) {
+        if self.ended.is_none() {
+            self.proto.close(now, varint(code), Bytes::copy_from_slice(reason));
+            self.ended = Some(Ended {
+                kind: "local",
+                code,
+                reason: String::from_utf8_lossy(reason).into_owned(),
+                by_peer: false,
+            });
+        }
+    }
+
+    pub fn ended(&self) -> Option<&Ended> {
+        self.ended.as_ref()
+    }
+
+    pub fn is_connected(&self) -> bool {
+        !self.proto.is_handshaking() && self.ended.is_none()
+    }
+
+    pub fn remote_address(&self) -> SocketAddr {
+        self.proto.remote_address()
+    }
+
+    pub fn alpn(&self) -> Option<Vec<u8>> {
+        self.proto.crypto_session().handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
+    }
+
+    /// The certificate that the peer proved to hold, DER.
+    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
+        let chain = self.proto.crypto_session().peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+        chain.first().map(|certificate| certificate.to_vec())
+    }
+
+    pub fn statistics(&self) -> Statistics {
+        let all = self.proto.stats();
+        Statistics {
+            bytes_sent: all.udp_tx.bytes,
+            bytes_received: all.udp_rx.bytes,
+            datagrams_sent: all.udp_tx.datagrams,
+            datagrams_received: all.udp_rx.datagrams,
+            packets_sent: all.path.sent_packets,
+            packets_lost: all.path.lost_packets,
+            rtt: all.path.rtt,
+            min_rtt: self.proto.min_rtt(),
+            congestion_window: all.path.cwnd,
+            congestion_events: all.path.congestion_events,
+            mtu: all.path.current_mtu,
+        }
+    }
+
+    /// Turns what the engine has to say into news.
+    pub(crate) fn report(&mut self, news: &mut VecDeque<News>) {
+        while let Some(event) = self.proto.poll() {
+            let (kind, value) = match event {
+                Event::HandshakeDataReady => continue,
+                Event::Connected => {
+                    self.learn_terms();
+                    (Kind::Connected, 0)
+                }
+                Event::ConnectionLost { reason } => {
+                    self.ended.get_or_insert_with(|| Ended::from(reason));
+                    (Kind::Lost, 0)
+                }
+                Event::DatagramReceived => (Kind::Datagram, 0),
+                Event::DatagramsUnblocked => (Kind::DatagramRoom, 0),
+                Event::Stream(event) => match event {
+                    StreamEvent::Opened { dir } => (Kind::Opened, dir as u64),
+                    StreamEvent::Available { dir } => (Kind::Available, dir as u64),
+                    StreamEvent::Writable { id } => (Kind::Writable, id.into()),
+                    StreamEvent::Finished { id } => {
+                        self.sent_all(id.into());
+                        (Kind::Finished, id.into())
+                    }
+                    StreamEvent::Stopped { id, .. } => {
+                        self.sent_all(id.into());
+                        (Kind::Stopped, id.into())
+                    }
+                    StreamEvent::Readable { id } => {
+                        // The engine says so for each frame; once until the next read is enough.
+                        let told = self.streams.get_mut(&id.into()).map(|halves| &mut halves.told_readable);
+                        if told.is_some_and(|told| std::mem::replace(told, true)) {
+                            continue;
+                        }
+                        (Kind::Readable, id.into())
+                    }
+                },
+            };
+            news.push_back(News { connection: self.number, kind, value });
+        }
+        let remote = self.proto.remote_address();
+        if remote != self.remote {
+            self.remote = remote;
+            news.push_back(News { connection: self.number, kind: Kind::Moved, value: 0 });
+        }
+    }
+}
+
+impl PeerTerms {
+    fn read(mut encoded: &[u8]) -> Self {
+        const DISABLE_ACTIVE_MIGRATION: u64 = 0x0c;
+        const INITIAL_SOURCE_CONNECTION_ID: u64 = 0x0f;
+        let mut terms = Self { known: true, ..Self::default() };
+        while let (Some(id), Some(length)) = (take_varint(&mut encoded), take_varint(&mut encoded)) {
+            match id {
+                DISABLE_ACTIVE_MIGRATION => terms.disable_active_migration = true,
+                INITIAL_SOURCE_CONNECTION_ID => terms.id_length = length as usize,
+                _ => {}
+            }
+            encoded = encoded.get(length as usize..).unwrap_or_default();
+        }
+        terms
+    }
+}
+
+/// A variable-length integer (RFC 9000 §16).
+fn take_varint(from: &mut &[u8]) -> Option<u64> {
+    let first = *from.first()?;
+    let length = 1 << (first >> 6);
+    let bytes = from.get(..length)?;
+    *from = &from[length..];
+    Some(bytes[1..].iter().fold(u64::from(first & 0x3f), |value, &byte| value << 8 | u64::from(byte)))
+}
+
+impl From<ConnectionError> for Ended {
+    fn from(error: ConnectionError) -> Self {
+        let (kind, code, reason, by_peer) = match error {
+            ConnectionError::VersionMismatch => ("version", 0, String::new(), true),
+            ConnectionError::TransportError(error) => ("transport", u64::from(error.code), error.reason.clone(), false),
+            ConnectionError::ConnectionClosed(close) => {
+                ("transport", u64::from(close.error_code), String::from_utf8_lossy(&close.reason).into_owned(), true)
+            }
+            ConnectionError::ApplicationClosed(close) => (
+                "application",
+                close.error_code.into_inner(),
+                String::from_utf8_lossy(&close.reason).into_owned(),
+                true,
+            ),
+            ConnectionError::Reset => ("reset", 0, String::new(), true),
+            ConnectionError::TimedOut => ("idle", 0, String::new(), false),
+            ConnectionError::LocallyClosed => ("local", 0, String::new(), false),
+            ConnectionError::CidsExhausted => ("refused", 0, "no connection IDs left".into(), false),
+        };
+        Self { kind, code, reason, by_peer }
+    }
+}
+
+fn direction(unidirectional: bool) -> Dir {
+    if unidirectional { Dir::Uni } else { Dir::Bi }
+}
+
+fn varint(value: u64) -> VarInt {
+    VarInt::from_u64(value).unwrap_or(VarInt::MAX)
+}
+
+fn stream_id(id: u64) -> Result<StreamId, StreamFailure> {
+    VarInt::from_u64(id).map(StreamId::from).map_err(|_| StreamFailure::Closed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_terms_of_a_peer_that_forbids_migration() {
+        let terms = PeerTerms::read(&[0x0c, 0, 0x0f, 4, 1, 2, 3, 4]);
+        assert!(terms.disable_active_migration);
+        assert_eq!(terms.id_length, 4);
+    }
+
+    #[test]
+    fn a_truncated_list_of_parameters_ends_quietly() {
+        let terms = PeerTerms::read(&[0x0f, 0x40]);
+        assert!(!terms.disable_active_migration);
+    }
+}

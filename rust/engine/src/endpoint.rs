@@ -1,0 +1,262 @@
+//! Many connections behind one table of connection IDs; what is due next, and for whom.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use bytes::BytesMut;
+use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint};
+
+use crate::{
+    config::{ClientConfig, ServerConfig, endpoint_config, server_name},
+    connection::Connection,
+    news::{Kind, News},
+};
+
+/// Our connection IDs, on the client's side: long enough to be routed by, random throughout.
+const CLIENT_ID_LENGTH: usize = 8;
+
+/// A datagram that came in. `at` is when, in the caller's seconds; `active` whether it came over the path in use.
+#[derive(Clone, Copy)]
+pub struct Datagram<'a> {
+    pub data: &'a [u8],
+    pub source: SocketAddr,
+    pub local: Option<IpAddr>,
+    pub ecn: u8,
+    pub at: f64,
+}
+
+/// Datagrams to send: `size` bytes of the buffer, cut every `segment` bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Transmit {
+    pub destination: SocketAddr,
+    pub source: Option<IpAddr>,
+    pub size: usize,
+    pub segment: Option<usize>,
+    pub ecn: u8,
+}
+
+#[derive(Debug)]
+pub struct ConnectError(pub String);
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+pub struct Endpoint {
+    proto: quinn_proto::Endpoint,
+    connections: HashMap<u64, Connection>,
+    numbers: HashMap<ConnectionHandle, u64>,
+    next_number: u64,
+    ready: VecDeque<u64>,
+    timers: BTreeSet<(Instant, u64)>,
+    /// What happened since it was last taken.
+    pub news: VecDeque<News>,
+}
+
+impl Endpoint {
+    pub fn client() -> Self {
+        Self::new(quinn_proto::Endpoint::new(endpoint_config(CLIENT_ID_LENGTH), None, true, None))
+    }
+
+    pub fn server(config: &ServerConfig) -> Self {
+        let endpoint = endpoint_config(config.id_length);
+        Self::new(quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, None))
+    }
+
+    fn new(proto: quinn_proto::Endpoint) -> Self {
+        Self {
+            proto,
+            connections: HashMap::new(),
+            numbers: HashMap::new(),
+            next_number: 0,
+            ready: VecDeque::new(),
+            timers: BTreeSet::new(),
+            news: VecDeque::new(),
+        }
+    }
+
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        config: &ClientConfig,
+        remote: SocketAddr,
+        name: &str,
+    ) -> Result<u64, ConnectError> {
+        let name = server_name(name);
+        let (handle, connection) = self
+            .proto
+            .connect(now, config.inner.clone(), remote, &name)
+            .map_err(|error| ConnectError(error.to_string()))?;
+        Ok(self.adopt(handle, connection))
+    }
+
+    fn adopt(&mut self, handle: ConnectionHandle, connection: quinn_proto::Connection) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.connections.insert(number, Connection::new(number, handle, connection));
+        self.numbers.insert(handle, number);
+        self.touch(number);
+        number
+    }
+
+    /// Takes in one datagram. An answer that belongs to no connection (version negotiation, stateless reset, refusal)
+    /// is written to `response`. Returns the connection that it was for.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        datagram: Datagram<'_>,
+        active: impl FnOnce(u64) -> bool,
+        response: &mut Vec<u8>,
+    ) -> (Option<u64>, Option<Transmit>) {
+        let Datagram { data, source, local, ecn, at } = datagram;
+        let ecn = EcnCodepoint::from_bits(ecn);
+        response.clear();
+        match self.proto.handle(now, source, local, ecn, BytesMut::from(data), response) {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                let Some(&number) = self.numbers.get(&handle) else { return (None, None) };
+                let Some(connection) = self.connections.get_mut(&number) else { return (None, None) };
+                // Whether it was authentic shows in the frames counted. That costs a copy, so not for every datagram:
+                // a few milliseconds are precise enough, except while somebody waits for the first one.
+                const PRECISION: f64 = 0.004;
+                let look = connection.is_listening() || at - connection.last_heard() > PRECISION;
+                let before = if look { connection.progress() } else { 0 };
+                connection.proto.handle_event(event);
+                if look && connection.progress() != before && active(number) {
+                    connection.heard(at, &mut self.news);
+                }
+                self.touch(number);
+                (Some(number), None)
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => match self.proto.accept(incoming, now, response, None) {
+                Ok((handle, connection)) => {
+                    let number = self.adopt(handle, connection);
+                    self.news.push_back(News { connection: number, kind: Kind::Incoming, value: 0 });
+                    (Some(number), None)
+                }
+                Err(error) => (None, error.response.map(Transmit::from)),
+            },
+            Some(DatagramEvent::Response(transmit)) => (None, Some(transmit.into())),
+            None => (None, None),
+        }
+    }
+
+    /// Runs every timer that is due.
+    pub fn expire(&mut self, now: Instant) {
+        while let Some(&(when, number)) = self.timers.first() {
+            if when > now {
+                break;
+            }
+            self.timers.pop_first();
+            if let Some(connection) = self.connections.get_mut(&number) {
+                connection.armed = None;
+                connection.proto.handle_timeout(now);
+                self.touch(number);
+            }
+        }
+    }
+
+    /// The next connection that may have something to send.
+    pub fn next_ready(&mut self) -> Option<u64> {
+        let number = self.ready.pop_front()?;
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.queued = false;
+        }
+        Some(number)
+    }
+
+    /// Up to `max` datagrams of one connection, written to `buffer`.
+    pub fn transmit(&mut self, number: u64, now: Instant, max: usize, buffer: &mut Vec<u8>) -> Option<Transmit> {
+        let connection = self.connections.get_mut(&number)?;
+        buffer.clear();
+        let transmit = connection.proto.poll_transmit(now, max, buffer)?;
+        connection.ids.sent(buffer);
+        Some(transmit.into())
+    }
+
+    /// The size that datagrams of this connection have now.
+    pub fn mtu(&self, number: u64) -> usize {
+        self.connections.get(&number).map_or(1200, |connection| connection.proto.current_mtu().into())
+    }
+
+    /// Collects what a connection has to say, and when it wants to be called again.
+    pub fn settle(&mut self, number: u64) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        while let Some(event) = connection.proto.poll_endpoint_events() {
+            if event.is_drained() {
+                self.numbers.remove(&connection.handle);
+            }
+            if let Some(event) = self.proto.handle_event(connection.handle, event) {
+                connection.proto.handle_event(event);
+                if !connection.queued {
+                    connection.queued = true;
+                    self.ready.push_back(number);
+                }
+            }
+        }
+        connection.report(&mut self.news);
+        let when = connection.proto.poll_timeout();
+        if when != connection.armed {
+            if let Some(old) = connection.armed.take() {
+                self.timers.remove(&(old, number));
+            }
+            if let Some(when) = when {
+                self.timers.insert((when, number));
+            }
+            connection.armed = when;
+        }
+    }
+
+    /// Something was asked of this connection: it may have to send.
+    pub fn touch(&mut self, number: u64) {
+        if let Some(connection) = self.connections.get_mut(&number)
+            && !connection.queued
+        {
+            connection.queued = true;
+            self.ready.push_back(number);
+        }
+    }
+
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|&(when, _)| when)
+    }
+
+    pub fn connection(&mut self, number: u64) -> Option<&mut Connection> {
+        self.connections.get_mut(&number)
+    }
+
+    pub fn numbers(&self) -> Vec<u64> {
+        self.connections.keys().copied().collect()
+    }
+
+    /// Drops what is left of a connection that has ended.
+    pub fn forget(&mut self, number: u64) {
+        if let Some(connection) = self.connections.get(&number)
+            && connection.proto.is_drained()
+        {
+            self.timers.retain(|&(_, other)| other != number);
+            self.connections.remove(&number);
+        }
+    }
+}
+
+impl From<quinn_proto::Transmit> for Transmit {
+    fn from(transmit: quinn_proto::Transmit) -> Self {
+        Self {
+            destination: transmit.destination,
+            source: transmit.src_ip,
+            size: transmit.size,
+            segment: transmit.segment_size,
+            ecn: transmit.ecn.map_or(0, |codepoint| codepoint as u8),
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The QUIC engine behind a face of our own: datagrams in, datagrams out, time as an argument.
+//!
+//! The only crate that names `quinn-proto`, so that another engine could take its place. It opens nothing, waits for
+//! nothing and reads no clock. What moves a connection is here as one call (`Connection::path_moved`); whether and when
+//! is decided elsewhere.
+
+mod config;
+mod connection;
+mod endpoint;
+mod ids;
+mod news;
+
+pub use config::{ClientConfig, ConfigError, ServerConfig, ServerOptions, Transport};
+pub use connection::{Connection, Ended, Facts, Read, Statistics, StreamFailure};
+pub use endpoint::{ConnectError, Datagram, Endpoint, Transmit};
+pub use news::{Kind, News};

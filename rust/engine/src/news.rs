@@ -1,0 +1,29 @@
+//! What happened, in a form that is cheap to queue and to hand over in one call for many connections.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Connected = 0,
+    Lost = 1,
+    Readable = 2,
+    Writable = 3,
+    Finished = 4,
+    Stopped = 5,
+    Opened = 6,
+    Available = 7,
+    Datagram = 8,
+    DatagramRoom = 9,
+    Incoming = 10,
+    Moved = 11,
+    SendFailed = 12,
+    Heard = 13,
+    Due = 14,
+}
+
+/// One thing that happened to one connection. `value` is a stream, a direction or an errno, as the kind says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct News {
+    pub connection: u64,
+    pub kind: Kind,
+    pub value: u64,
+}
