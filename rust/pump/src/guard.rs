@@ -1,0 +1,181 @@
+//! A thread that pumps when nobody else does.
+//!
+//! The owner of a connection may compute, sleep or sit in a debugger; packets must be acknowledged all the same, and a
+//! connection must not die of it. One thread for the process waits on the same sockets and timers as the owners. When
+//! something is due it gives them a few milliseconds, and pumps what is still waiting then. It never needs Python's
+//! lock. It exists only while there is something to guard.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::AsRawFd,
+    process,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use whimbrel_udp::{Epoll, EventFd};
+
+use crate::pump::Pump;
+
+/// What an owner gets to see to it himself.
+const GRACE: Duration = Duration::from_millis(5);
+const WAKE: u64 = u64::MAX;
+
+/// A fork copies the state but not the thread: the process that made it is part of it.
+static GUARD: Mutex<Option<(u32, Arc<Guard>)>> = Mutex::new(None);
+
+/// Until when the thread means to sleep.
+static SLEEPING_UNTIL: AtomicU64 = AtomicU64::new(0);
+
+struct Guard {
+    epoll: Epoll,
+    wake: EventFd,
+    members: Mutex<Members>,
+}
+
+#[derive(Default)]
+struct Members {
+    next: u64,
+    pumps: HashMap<u64, (usize, Weak<Pump>)>,
+    ended: bool,
+}
+
+/// Nanoseconds on the guard's clock, `wait` from now.
+pub(crate) fn in_time(wait: Duration) -> u64 {
+    now().saturating_add(wait.as_nanos().try_into().unwrap_or(u64::MAX))
+}
+
+/// Somebody set a timer: the thread must not sleep past it.
+pub(crate) fn expect(deadline: u64) {
+    if deadline == u64::MAX {
+        return;
+    }
+    let limit = deadline.saturating_add(nanos(GRACE));
+    if limit < SLEEPING_UNTIL.load(Ordering::Relaxed) {
+        SLEEPING_UNTIL.store(limit, Ordering::Relaxed);
+        if let Some((process, guard)) = &*lock(&GUARD)
+            && *process == process::id()
+        {
+            guard.wake.signal();
+        }
+    }
+}
+
+pub(crate) fn add(pump: &Arc<Pump>) -> io::Result<()> {
+    let mut current = lock(&GUARD);
+    let alive = current.as_ref().filter(|(process, _)| *process == process::id()).map(|(_, guard)| guard.clone());
+    if let Some(guard) = alive
+        && guard.enrol(pump)?
+    {
+        return Ok(());
+    }
+    let guard = Arc::new(Guard { epoll: Epoll::new()?, wake: EventFd::new()?, members: Mutex::default() });
+    guard.epoll.add(guard.wake.as_raw_fd(), WAKE)?;
+    guard.enrol(pump)?;
+    *current = Some((process::id(), guard.clone()));
+    thread::Builder::new().name("whimbrel-guard".into()).spawn(move || guard.run())?;
+    Ok(())
+}
+
+pub(crate) fn remove(pump: &Pump) {
+    let guard = lock(&GUARD).as_ref().filter(|(process, _)| *process == process::id()).map(|(_, guard)| guard.clone());
+    let Some(guard) = guard else { return };
+    let mut members = lock(&guard.members);
+    let address = std::ptr::from_ref(pump) as usize;
+    let number = members.pumps.iter().find(|(_, (other, _))| *other == address).map(|(number, _)| *number);
+    if let Some(number) = number {
+        members.pumps.remove(&number);
+        let _ = guard.epoll.remove(pump.readable_fd());
+        if members.pumps.is_empty() {
+            members.ended = true;
+            guard.wake.signal();
+        }
+    }
+}
+
+impl Guard {
+    /// `false`: this guard's thread is about to end.
+    fn enrol(&self, pump: &Arc<Pump>) -> io::Result<bool> {
+        let mut members = lock(&self.members);
+        if members.ended {
+            return Ok(false);
+        }
+        let number = members.next;
+        members.next += 1;
+        self.epoll.add(pump.readable_fd(), number)?;
+        members.pumps.insert(number, (Arc::as_ptr(pump) as usize, Arc::downgrade(pump)));
+        Ok(true)
+    }
+
+    fn run(&self) {
+        let mut ready = Vec::new();
+        loop {
+            let Some(wait) = self.sleep_time() else { return };
+            if self.epoll.wait(wait, &mut ready).is_err() {
+                return;
+            }
+            SLEEPING_UNTIL.store(0, Ordering::Relaxed);
+            if ready.contains(&WAKE) {
+                self.wake.clear();
+                ready.retain(|&number| number != WAKE);
+            }
+            let waiting = self.waiting(&ready);
+            if waiting.is_empty() {
+                continue;
+            }
+            thread::sleep(GRACE);
+            for (pump, turns) in waiting {
+                if pump.turns() == turns {
+                    pump.pump_for_owner();
+                }
+            }
+        }
+    }
+
+    /// How long until a timer is overdue; `None` once there is nobody left to guard.
+    fn sleep_time(&self) -> Option<Option<Duration>> {
+        let first = self.members()?.iter().map(|(_, pump)| pump.deadline()).min().unwrap_or(u64::MAX);
+        if first == u64::MAX {
+            SLEEPING_UNTIL.store(u64::MAX, Ordering::Relaxed);
+            return Some(None);
+        }
+        let until = first.saturating_add(nanos(GRACE));
+        SLEEPING_UNTIL.store(until, Ordering::Relaxed);
+        Some(Some(Duration::from_nanos(until.saturating_sub(now()))))
+    }
+
+    /// Those with a datagram to read or a timer overdue, and how often each had been pumped until now.
+    fn waiting(&self, ready: &[u64]) -> Vec<(Arc<Pump>, u64)> {
+        let late = now().saturating_sub(nanos(GRACE));
+        let members = self.members().unwrap_or_default().into_iter();
+        let waiting = members.filter(|(number, pump)| pump.deadline() <= late || ready.contains(number));
+        waiting.map(|(_, pump)| (pump.turns(), pump)).map(|(turns, pump)| (pump, turns)).collect()
+    }
+
+    /// Whom to guard; `None`: nobody any more. The lock is released before any of them can be dropped here, since
+    /// dropping the last reference to a pump takes it again.
+    fn members(&self) -> Option<Vec<(u64, Arc<Pump>)>> {
+        let members = lock(&self.members);
+        let alive = members.pumps.iter().filter_map(|(number, (_, pump))| Some((*number, pump.upgrade()?))).collect();
+        if members.ended { None } else { Some(alive) }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos() as u64
+}
+
+#[expect(clippy::disallowed_methods, reason = "the guard's own clock")]
+fn now() -> u64 {
+    static BASE: OnceLock<Instant> = OnceLock::new();
+    nanos(BASE.get_or_init(Instant::now).elapsed())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

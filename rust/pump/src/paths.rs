@@ -1,0 +1,52 @@
+//! How the packets of a connection leave: by which socket, interface and source address.
+
+use std::collections::HashMap;
+
+use whimbrel_udp::Pin;
+
+/// The path that a client's connection uses now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ActivePath {
+    /// The socket to send by; `None` on a server, where the family decides.
+    pub socket: Option<u64>,
+    /// Interface and source address named in each packet; `None`: the kernel chooses.
+    pub pin: Option<Pin>,
+    pub moves: u64,
+    pub send_errors: u64,
+    /// The refusal that was reported last, until a packet gets out again.
+    pub refused: Option<i32>,
+}
+
+/// The paths of all connections, by number.
+#[derive(Debug, Default)]
+pub(crate) struct Paths(HashMap<u64, ActivePath>);
+
+impl Paths {
+    pub fn insert(&mut self, connection: u64, path: ActivePath) {
+        self.0.insert(connection, path);
+    }
+
+    pub fn get(&self, connection: u64) -> ActivePath {
+        self.0.get(&connection).copied().unwrap_or_default()
+    }
+
+    pub fn get_mut(&mut self, connection: u64) -> &mut ActivePath {
+        self.0.entry(connection).or_default()
+    }
+
+    pub fn remove(&mut self, connection: u64) {
+        self.0.remove(&connection);
+    }
+
+    /// Whether a datagram that came by this socket, to this address, came over the path in use.
+    pub fn is_active(&self, connection: u64, socket: u64, local: Option<std::net::IpAddr>, interface: u32) -> bool {
+        let Some(path) = self.0.get(&connection) else { return true };
+        if path.socket.is_some_and(|active| active != socket) {
+            return false;
+        }
+        match (path.pin, local) {
+            (Some(pin), Some(local)) => pin.source == local && (interface == 0 || pin.interface == interface),
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,643 @@
+//! One function that does what is due: receive in batches, run timers, send; and the calls that applications make.
+
+use std::{
+    collections::VecDeque,
+    fmt, io, mem,
+    net::SocketAddr,
+    os::fd::{AsRawFd, RawFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use whimbrel_engine::{ClientConfig, Connection, Datagram, Endpoint, Kind, News, ServerConfig, Transmit};
+use whimbrel_udp::{EventFd, Outgoing, Pin, Socket};
+
+use crate::{
+    clock::Clock,
+    guard,
+    paths::{ActivePath, Paths},
+    wire::{Sockets, VirtualDatagram, Wire, any_address},
+};
+
+/// Datagrams in one send: speed comes from large batches, and a UDP payload ends at 64 KiB.
+const BATCH: usize = 40;
+const MAX_BATCH_BYTES: usize = 65_000;
+/// Batches read before what they brought is answered and told.
+const RECEIVE_ROUNDS: usize = 8;
+/// When the socket's buffer is full, how long until the next try.
+const RETRY: Duration = Duration::from_millis(1);
+/// A timer this close is worth waking the event loop for; the guard thread sees to later ones.
+const SOON: Duration = Duration::from_millis(5);
+/// A connection that has heard nothing for so long is told of as soon as something is asked of it.
+const QUIET: f64 = 0.1;
+
+const EMSGSIZE: i32 = 90;
+
+#[derive(Debug)]
+pub enum PumpError {
+    Io(io::Error),
+    Invalid(String),
+}
+
+impl fmt::Display for PumpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Invalid(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<io::Error> for PumpError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// How a client holds its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    Pinned,
+    Unconnected,
+    Connected,
+}
+
+/// The sockets of one client connection, or of a server, with the engine behind them.
+pub struct Pump {
+    state: Mutex<State>,
+    /// Readable when a thread other than the owner left news.
+    wake: EventFd,
+    /// Readable when there is news for whoever decides about paths.
+    control: EventFd,
+    readable: RawFd,
+    woken: AtomicBool,
+    /// How often somebody pumped: by this the guard sees that it is not needed.
+    turns: AtomicU64,
+    /// When to pump at the latest, in nanoseconds of the guard's clock.
+    deadline: AtomicU64,
+}
+
+struct State {
+    engine: Endpoint,
+    clock: Clock,
+    wire: Wire,
+    paths: Paths,
+    client: Option<ClientConfig>,
+    buffer: Vec<u8>,
+    response: Vec<u8>,
+    blocked: Option<(u64, Transmit, Vec<u8>)>,
+    news: VecDeque<News>,
+    control_news: VecDeque<News>,
+    told_due: bool,
+    /// The timer that the owner knows of.
+    owner_deadline: Option<Instant>,
+    closed: bool,
+}
+
+impl Pump {
+    /// For one connection to a server. `seconds` is what the caller's monotonic clock shows; without it time is
+    /// virtual, and there are no sockets.
+    pub fn client(config: ClientConfig, seconds: Option<f64>) -> io::Result<Arc<Self>> {
+        let wire = match seconds {
+            Some(_) => Wire::Sockets(Sockets::new()?),
+            None => Wire::Virtual { sent: Vec::new(), sockets: 0 },
+        };
+        Self::new(Endpoint::client(), wire, Some(config), seconds)
+    }
+
+    pub fn server(config: &ServerConfig, addresses: &[SocketAddr], seconds: Option<f64>) -> io::Result<Arc<Self>> {
+        let wire = match seconds {
+            Some(_) => {
+                let mut sockets = Sockets::new()?;
+                for &address in addresses {
+                    sockets.add(Socket::wildcard(address)?)?;
+                }
+                Wire::Sockets(sockets)
+            }
+            None => Wire::Virtual { sent: Vec::new(), sockets: 0 },
+        };
+        Self::new(Endpoint::server(config), wire, None, seconds)
+    }
+
+    fn new(engine: Endpoint, wire: Wire, client: Option<ClientConfig>, seconds: Option<f64>) -> io::Result<Arc<Self>> {
+        let clock = seconds.map_or_else(Clock::simulated, Clock::real);
+        let readable = match &wire {
+            Wire::Sockets(sockets) => sockets.epoll.as_raw_fd(),
+            Wire::Virtual { .. } => -1,
+        };
+        let pump = Arc::new(Self {
+            state: Mutex::new(State {
+                engine,
+                clock,
+                wire,
+                paths: Paths::default(),
+                client,
+                buffer: Vec::with_capacity(1 << 16),
+                response: Vec::new(),
+                blocked: None,
+                news: VecDeque::new(),
+                control_news: VecDeque::new(),
+                told_due: false,
+                owner_deadline: None,
+                closed: false,
+            }),
+            wake: EventFd::new()?,
+            control: EventFd::new()?,
+            readable,
+            woken: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
+            deadline: AtomicU64::new(u64::MAX),
+        });
+        if seconds.is_some() {
+            guard::add(&pump)?;
+        }
+        Ok(pump)
+    }
+
+    // ── moving packets ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Does everything that is due. Returns how long nothing will be, unless something comes.
+    pub fn pump(&self) -> Option<Duration> {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.lock();
+        if self.woken.swap(false, Ordering::AcqRel) {
+            self.wake.clear();
+        }
+        state.turn();
+        let next = state.next_deadline();
+        state.owner_deadline = next;
+        self.publish(&state);
+        next.and_then(|when| state.clock.until(when))
+    }
+
+    /// The same, by the guard: news is left for the owner, who is told.
+    pub(crate) fn pump_for_owner(&self) {
+        let mut state = self.lock();
+        state.turn();
+        self.leave(state);
+    }
+
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn deadline(&self) -> u64 {
+        self.deadline.load(Ordering::Relaxed)
+    }
+
+    pub fn take_news(&self) -> VecDeque<News> {
+        mem::take(&mut self.lock().news)
+    }
+
+    pub fn take_control_news(&self) -> VecDeque<News> {
+        let mut state = self.lock();
+        self.control.clear();
+        mem::take(&mut state.control_news)
+    }
+
+    pub fn readable_fd(&self) -> RawFd {
+        self.readable
+    }
+
+    pub fn wake_fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    pub fn control_fd(&self) -> RawFd {
+        self.control.as_raw_fd()
+    }
+
+    // ── connections ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub fn connect(
+        &self,
+        remote: SocketAddr,
+        name: &str,
+        sockets: Control,
+        pin: Option<Pin>,
+    ) -> Result<u64, PumpError> {
+        let mut state = self.lock();
+        let config = state.client.clone().ok_or_else(|| PumpError::Invalid("a server does not dial".into()))?;
+        let socket = state.open_socket(remote, sockets, pin)?;
+        let now = state.clock.now();
+        let number = state.engine.connect(now, &config, remote, name).map_err(|error| PumpError::Invalid(error.0))?;
+        // In the other modes the kernel chooses, packet by packet or once for the socket.
+        let pin = pin.filter(|_| sockets == Control::Pinned);
+        state.paths.insert(number, ActivePath { socket: Some(socket), pin, ..ActivePath::default() });
+        state.flush();
+        self.leave(state);
+        Ok(number)
+    }
+
+    /// Calls `act` on a connection, then sends what came of it, on this thread. `None`: there is no such connection.
+    pub fn act<T>(&self, number: u64, act: impl FnOnce(&mut Connection, Instant) -> T) -> Option<T> {
+        let mut state = self.lock();
+        let now = state.clock.now();
+        let result = act(state.engine.connection(number)?, now);
+        state.note_due(number);
+        state.engine.touch(number);
+        state.flush();
+        self.leave(state);
+        Some(result)
+    }
+
+    /// Looks at a connection; nothing is sent.
+    pub fn look<T>(&self, number: u64, look: impl FnOnce(&mut Connection) -> T) -> Option<T> {
+        self.lock().engine.connection(number).map(look)
+    }
+
+    /// From now on packets leave by this interface and source address: the connection moves (RFC 9000 §9). With
+    /// `fresh_socket` also from a new local port. `false`: the peer had left no connection ID to change to.
+    pub fn pin(&self, number: u64, pin: Pin, fresh_socket: bool) -> Result<bool, PumpError> {
+        self.relocate(number, Some(pin), fresh_socket.then_some(Control::Pinned), Some(pin))
+    }
+
+    /// From now on packets leave by a new socket, connected to the peer from this address.
+    pub fn use_connected_socket(&self, number: u64, pin: Pin) -> Result<bool, PumpError> {
+        self.relocate(number, None, Some(Control::Connected), Some(pin))
+    }
+
+    fn relocate(
+        &self,
+        number: u64,
+        pin: Option<Pin>,
+        socket: Option<Control>,
+        bind: Option<Pin>,
+    ) -> Result<bool, PumpError> {
+        let mut state = self.lock();
+        let gone = || PumpError::Invalid("there is no such connection".into());
+        let remote = state.engine.connection(number).ok_or_else(gone)?.remote_address();
+        if let Some(kind) = socket {
+            let new = state.open_socket(remote, kind, bind)?;
+            state.paths.get_mut(number).socket = Some(new);
+            if let Wire::Sockets(sockets) = &mut state.wire {
+                sockets.retire();
+            }
+        }
+        let path = state.paths.get_mut(number);
+        path.pin = pin;
+        path.refused = None;
+        path.moves += 1;
+        // It carries the connection ID of the old path, and must not be seen on the new one (§9.5).
+        state.blocked = None;
+        let now = state.clock.now();
+        let fresh = state.engine.connection(number).ok_or_else(gone)?.path_moved(now);
+        state.engine.touch(number);
+        state.flush();
+        self.leave(state);
+        Ok(fresh)
+    }
+
+    /// The engine's clock stands still, and nothing is sent, while there is no network.
+    pub fn hold(&self, held: bool) {
+        let mut state = self.lock();
+        state.clock.hold(held);
+        state.turn();
+        self.leave(state);
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.lock().clock.is_held()
+    }
+
+    pub fn forget(&self, number: u64) {
+        let mut state = self.lock();
+        state.engine.forget(number);
+        if state.engine.connection(number).is_none() {
+            state.paths.remove(number);
+        }
+    }
+
+    /// Moves, refused packets, and the address that packets leave from as far as it is known.
+    pub fn path(&self, number: u64) -> (u64, u64, Option<SocketAddr>, Option<Pin>) {
+        let mut state = self.lock();
+        let path = state.paths.get(number);
+        let remote = state.engine.connection(number).map(|connection| connection.remote_address());
+        let bound = match &state.wire {
+            Wire::Sockets(sockets) => remote.and_then(|remote| sockets.local_addr(path.socket, remote)),
+            Wire::Virtual { .. } => remote.map(any_address).map(|mut address| {
+                address.set_port(virtual_port(path.socket.unwrap_or(0)));
+                address
+            }),
+        };
+        let local = bound.map(|mut address| {
+            if let Some(pin) = path.pin {
+                address.set_ip(pin.source);
+            }
+            address
+        });
+        (path.moves, path.send_errors, local, path.pin)
+    }
+
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        match &self.lock().wire {
+            Wire::Sockets(sockets) => sockets.addresses(),
+            Wire::Virtual { .. } => Vec::new(),
+        }
+    }
+
+    /// Sends what is still to be sent and closes the sockets.
+    pub fn close(&self) {
+        guard::remove(self);
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        state.flush();
+        state.closed = true;
+        if let Ok(empty) = Sockets::new()
+            && matches!(state.wire, Wire::Sockets(_))
+        {
+            state.wire = Wire::Sockets(empty);
+        }
+        self.deadline.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    // ── virtual time ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub fn set_time(&self, seconds: f64) {
+        self.lock().clock.set(seconds);
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.lock().clock.seconds()
+    }
+
+    /// A datagram arrives in a simulated network.
+    pub fn deliver(&self, data: &[u8], source: SocketAddr, local: SocketAddr, interface: u32) {
+        let mut state = self.lock();
+        let socket = u64::from(local.port().saturating_sub(virtual_port(0)));
+        state.receive_one(socket, data, source, Some(local.ip()), interface, 0);
+        state.flush();
+        self.leave(state);
+    }
+
+    /// What was sent since the last call, datagram by datagram, with the local port that it left from.
+    pub fn take_sent(&self) -> Vec<(VirtualDatagram, u16)> {
+        match &mut self.lock().wire {
+            Wire::Virtual { sent, .. } => mem::take(sent)
+                .into_iter()
+                .map(|datagram| (virtual_port(datagram.socket), datagram))
+                .map(swap)
+                .collect(),
+            Wire::Sockets(_) => Vec::new(),
+        }
+    }
+
+    // ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic in another thread leaves a connection that may be wrong, never memory that is.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a call by somebody who does not look for news afterwards.
+    fn leave(&self, mut state: MutexGuard<'_, State>) {
+        state.sort_news();
+        let soon = state.next_deadline().is_some_and(|when| {
+            let earlier = state.owner_deadline.is_none_or(|known| when < known);
+            earlier && state.clock.until(when).is_some_and(|wait| wait < SOON)
+        });
+        if (soon || !state.news.is_empty()) && !self.woken.swap(true, Ordering::AcqRel) {
+            self.wake.signal();
+        }
+        self.publish(&state);
+    }
+
+    fn publish(&self, state: &MutexGuard<'_, State>) {
+        if !state.control_news.is_empty() {
+            self.control.signal();
+        }
+        if state.clock.is_simulated() {
+            return;
+        }
+        let wait = state.next_deadline().and_then(|when| state.clock.until(when));
+        let deadline = wait.map_or(u64::MAX, guard::in_time);
+        self.deadline.store(deadline, Ordering::Relaxed);
+        guard::expect(deadline);
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        guard::remove(self);
+    }
+}
+
+impl State {
+    fn turn(&mut self) {
+        if self.closed {
+            return;
+        }
+        for _ in 0..RECEIVE_ROUNDS {
+            if !self.receive() {
+                break;
+            }
+        }
+        if !self.clock.is_held() {
+            let now = self.clock.now();
+            self.engine.expire(now);
+        }
+        self.flush();
+        self.sort_news();
+    }
+
+    fn receive(&mut self) -> bool {
+        let Wire::Sockets(sockets) = &mut self.wire else { return false };
+        let (now, at) = (self.clock.now(), self.clock.seconds());
+        let mut answers = Vec::new();
+        let more = sockets.receive(|socket, received| {
+            for data in received.data.chunks(received.segment.max(1)) {
+                let datagram = Datagram { data, source: received.source, local: received.local, ecn: received.ecn, at };
+                let active = |number| self.paths.is_active(number, socket, received.local, received.interface);
+                let (_, answer) = self.engine.receive(now, datagram, active, &mut self.response);
+                if let Some(answer) = answer {
+                    answers.push((answer, mem::take(&mut self.response)));
+                }
+            }
+        });
+        for (answer, data) in answers {
+            // An answer that cannot be sent is one that was lost.
+            let _ = self.send(None, &answer, &data);
+        }
+        more
+    }
+
+    fn receive_one(
+        &mut self,
+        socket: u64,
+        data: &[u8],
+        source: SocketAddr,
+        local: Option<std::net::IpAddr>,
+        interface: u32,
+        ecn: u8,
+    ) {
+        let (now, at) = (self.clock.now(), self.clock.seconds());
+        let datagram = Datagram { data, source, local, ecn, at };
+        let active = |number| self.paths.is_active(number, socket, local, interface);
+        let (_, answer) = self.engine.receive(now, datagram, active, &mut self.response);
+        if let Some(answer) = answer {
+            let data = mem::take(&mut self.response);
+            let _ = self.send(None, &answer, &data);
+        }
+    }
+
+    /// Sends what every connection that may has to send.
+    fn flush(&mut self) {
+        if self.closed || self.clock.is_held() || !self.retry() {
+            return;
+        }
+        while let Some(number) = self.engine.next_ready() {
+            let path = self.paths.get(number);
+            let size = self.engine.mtu(number).max(1);
+            let segments = match &self.wire {
+                Wire::Sockets(sockets) => {
+                    let remote = self.engine.connection(number).map(|connection| connection.remote_address());
+                    remote.map_or(1, |remote| sockets.max_segments(path.socket, remote))
+                }
+                Wire::Virtual { .. } => BATCH,
+            };
+            let batch = segments.min(BATCH).min(MAX_BATCH_BYTES / size).max(1);
+            let mut buffer = mem::take(&mut self.buffer);
+            let mut full = false;
+            loop {
+                let now = self.clock.now();
+                let Some(transmit) = self.engine.transmit(number, now, batch, &mut buffer) else { break };
+                if !self.send_for(number, &transmit, &buffer) {
+                    self.blocked = Some((number, transmit, buffer[..transmit.size].to_vec()));
+                    full = true;
+                    break;
+                }
+            }
+            self.buffer = buffer;
+            self.engine.settle(number);
+            if full {
+                self.engine.touch(number);
+                break;
+            }
+        }
+    }
+
+    /// Tries again what the socket had no room for; `false` while it still has none.
+    fn retry(&mut self) -> bool {
+        let Some((number, transmit, data)) = self.blocked.take() else { return true };
+        if self.send_for(number, &transmit, &data) {
+            return true;
+        }
+        self.blocked = Some((number, transmit, data));
+        false
+    }
+
+    /// `false`: no room. A packet that the kernel refuses counts as lost, and the refusal is told: it is news of the
+    /// network, never the end of a connection.
+    fn send_for(&mut self, number: u64, transmit: &Transmit, data: &[u8]) -> bool {
+        let result = self.send(Some(number), transmit, data);
+        let path = self.paths.get_mut(number);
+        match result {
+            Ok(()) => path.refused = None,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(0);
+                path.send_errors += 1;
+                // A probe for a larger MTU may be refused; that is its answer.
+                if errno != EMSGSIZE && path.refused.replace(errno) != Some(errno) {
+                    let news = News { connection: number, kind: Kind::SendFailed, value: errno.unsigned_abs().into() };
+                    self.control_news.push_back(news);
+                }
+            }
+        }
+        true
+    }
+
+    fn send(&mut self, number: Option<u64>, transmit: &Transmit, data: &[u8]) -> io::Result<()> {
+        let path = number.map(|number| self.paths.get(number)).unwrap_or_default();
+        // A server answers from the address that it was reached on, or a NAT would not know the answer.
+        let pin = path.pin.or_else(|| transmit.source.map(|source| Pin { interface: 0, source }));
+        let contents = &data[..transmit.size];
+        match &mut self.wire {
+            Wire::Sockets(sockets) => sockets.send(
+                path.socket,
+                &Outgoing {
+                    contents,
+                    destination: transmit.destination,
+                    segment: transmit.segment,
+                    pin,
+                    ecn: transmit.ecn,
+                },
+            ),
+            Wire::Virtual { sent, .. } => {
+                sent.extend(contents.chunks(transmit.segment.unwrap_or(contents.len()).max(1)).map(|data| {
+                    VirtualDatagram {
+                        data: data.to_vec(),
+                        pin,
+                        destination: transmit.destination,
+                        socket: path.socket.unwrap_or(0),
+                    }
+                }));
+                Ok(())
+            }
+        }
+    }
+
+    fn open_socket(&mut self, remote: SocketAddr, kind: Control, pin: Option<Pin>) -> io::Result<u64> {
+        match &mut self.wire {
+            Wire::Sockets(sockets) => sockets.add(match kind {
+                Control::Connected => Socket::connected(remote, pin)?,
+                Control::Pinned | Control::Unconnected => Socket::unconnected(any_address(remote))?,
+            }),
+            Wire::Virtual { sockets, .. } => {
+                *sockets += 1;
+                Ok(*sockets - 1)
+            }
+        }
+    }
+
+    /// After a quiet time something is asked of the connection: whoever watches for silence should know.
+    fn note_due(&mut self, number: u64) {
+        let seconds = self.clock.seconds();
+        let Some(connection) = self.engine.connection(number) else { return };
+        let quiet = seconds - connection.last_heard() > QUIET;
+        if quiet && !mem::replace(&mut self.told_due, true) {
+            self.control_news.push_back(News { connection: number, kind: Kind::Due, value: 0 });
+        } else if !quiet {
+            self.told_due = false;
+        }
+    }
+
+    fn sort_news(&mut self) {
+        while let Some(news) = self.engine.news.pop_front() {
+            match news.kind {
+                Kind::Heard => self.control_news.push_back(news),
+                Kind::Connected | Kind::Lost => {
+                    self.control_news.push_back(news);
+                    self.news.push_back(news);
+                }
+                _ => self.news.push_back(news),
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        if self.closed || self.clock.is_held() {
+            return None;
+        }
+        if self.blocked.is_some() {
+            return Some(self.clock.now() + RETRY);
+        }
+        if self.engine.has_ready() {
+            return Some(self.clock.now());
+        }
+        self.engine.next_timeout()
+    }
+}
+
+fn virtual_port(socket: u64) -> u16 {
+    40_000 + (socket % 20_000) as u16
+}
+
+fn swap<A, B>((a, b): (A, B)) -> (B, A) {
+    (b, a)
+}
