@@ -1,0 +1,129 @@
+//! `Endpoint`: the sockets of one client connection, or of a server.
+
+use std::{os::fd::RawFd, sync::Arc};
+
+use pyo3::{exceptions::PyValueError, prelude::*, types::PyBytes};
+use whimbrel_pump::{Control, Pump};
+
+use crate::{
+    config::{ClientConfig, ServerConfig},
+    connection::Connection,
+    convert::{Address, address, from_address, news, pin},
+    error::Error,
+};
+
+#[pyclass(frozen, module = "whimbrel._core")]
+pub(crate) struct Endpoint(Arc<Pump>);
+
+type Sent = (Py<PyBytes>, Option<String>, u16, u32, Address);
+
+#[pymethods]
+impl Endpoint {
+    #[staticmethod]
+    #[pyo3(signature = (config, *, simulated=false))]
+    fn client(py: Python<'_>, config: &ClientConfig, simulated: bool) -> PyResult<Self> {
+        let seconds = clock(py, simulated)?;
+        Ok(Self(Pump::client(config.0.clone(), seconds).map_err(Error::from)?))
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (config, addresses, *, simulated=false))]
+    fn server(py: Python<'_>, config: &ServerConfig, addresses: Vec<Address>, simulated: bool) -> PyResult<Self> {
+        let seconds = clock(py, simulated)?;
+        let addresses = addresses.iter().map(address).collect::<PyResult<Vec<_>>>()?;
+        Ok(Self(Pump::server(&config.0, &addresses, seconds).map_err(Error::from)?))
+    }
+
+    #[pyo3(signature = (remote, server_name, sockets, pin_to))]
+    fn connect(
+        &self,
+        py: Python<'_>,
+        remote: Address,
+        server_name: &str,
+        sockets: &str,
+        pin_to: Option<(u32, String)>,
+    ) -> PyResult<Connection> {
+        let kind = match sockets {
+            "pinned" => Control::Pinned,
+            "unconnected" => Control::Unconnected,
+            "connected" => Control::Connected,
+            other => return Err(PyValueError::new_err(format!("{other:?} is no way to hold a socket"))),
+        };
+        let remote = address(&remote)?;
+        let pin_to = pin_to.map(pin).transpose()?;
+        let number = py.detach(|| self.0.connect(remote, server_name, kind, pin_to)).map_err(Error::from)?;
+        Ok(Connection::new(self.0.clone(), number))
+    }
+
+    fn connection(&self, number: u64) -> Connection {
+        Connection::new(self.0.clone(), number)
+    }
+
+    fn addresses(&self) -> Vec<Address> {
+        self.0.addresses().into_iter().map(from_address).collect()
+    }
+
+    fn fileno(&self) -> RawFd {
+        self.0.readable_fd()
+    }
+
+    fn wake_fileno(&self) -> RawFd {
+        self.0.wake_fd()
+    }
+
+    fn control_fileno(&self) -> RawFd {
+        self.0.control_fd()
+    }
+
+    fn pump(&self, py: Python<'_>) -> Option<f64> {
+        py.detach(|| self.0.pump()).map(|wait| wait.as_secs_f64())
+    }
+
+    fn news(&self, py: Python<'_>) -> Vec<(u64, u8, u64)> {
+        news(py.detach(|| self.0.take_news()))
+    }
+
+    fn control_news(&self, py: Python<'_>) -> Vec<(u64, u8, u64)> {
+        news(py.detach(|| self.0.take_control_news()))
+    }
+
+    fn hold(&self, py: Python<'_>, held: bool) {
+        py.detach(|| self.0.hold(held));
+    }
+
+    fn forget(&self, py: Python<'_>, number: u64) {
+        py.detach(|| self.0.forget(number));
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.0.close());
+    }
+
+    fn set_time(&self, now: f64) {
+        self.0.set_time(now);
+    }
+
+    fn deliver(&self, data: &[u8], source: Address, destination: Address, interface: u32) -> PyResult<()> {
+        self.0.deliver(data, address(&source)?, address(&destination)?, interface);
+        Ok(())
+    }
+
+    fn take(&self, py: Python<'_>) -> Vec<Sent> {
+        let sent = self.0.take_sent().into_iter();
+        sent.map(|(datagram, port)| {
+            let data = PyBytes::new(py, &datagram.data).unbind();
+            let source = datagram.pin.map(|pin| pin.source.to_string());
+            let interface = datagram.pin.map_or(0, |pin| pin.interface);
+            (data, source, port, interface, from_address(datagram.destination))
+        })
+        .collect()
+    }
+}
+
+/// What Python's monotonic clock shows, so that both sides speak of the same time; nothing where time is virtual.
+fn clock(py: Python<'_>, simulated: bool) -> PyResult<Option<f64>> {
+    if simulated {
+        return Ok(None);
+    }
+    py.import("time")?.call_method0("monotonic")?.extract().map(Some)
+}

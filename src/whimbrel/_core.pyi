@@ -1,0 +1,150 @@
+"""Typed face of the native module: sockets, engine and timers. Nothing here waits; times are seconds."""
+
+from collections.abc import Buffer, Sequence
+from typing import Final
+
+__version__: Final[str]
+
+# News: what `Endpoint.news` reports, as (connection, kind, value).
+CONNECTED: Final[int]  # the handshake is complete
+LOST: Final[int]  # the connection ended: see Connection.lost
+READABLE: Final[int]  # value: stream id
+WRITABLE: Final[int]  # value: stream id; write may take more
+FINISHED: Final[int]  # value: stream id; all of it is acknowledged
+STOPPED: Final[int]  # value: stream id; the peer reads no more of it
+OPENED: Final[int]  # value: 0 bidirectional, 1 unidirectional; the peer opened some: accept them
+AVAILABLE: Final[int]  # value: 0 or 1; we may open more
+DATAGRAM: Final[int]  # datagrams to receive
+DATAGRAM_ROOM: Final[int]  # room to send datagrams again
+INCOMING: Final[int]  # server: a new connection (its number is in the tuple)
+MOVED: Final[int]  # server: the client's address changed
+# Control news (`Endpoint.control_news`), same form; CONNECTED and LOST come here as well.
+SEND_FAILED: Final[int]  # value: errno of a packet that the kernel refused on the active path
+HEARD: Final[int]  # the first packet over the active path after a move or a ping()
+DUE: Final[int]  # after a quiet time the application asked for something: an answer is due again
+
+class TransportConfig:
+    def __new__(
+        cls,
+        *,
+        idle_timeout: float,
+        keepalive: float | None = None,
+        stream_window: int,
+        connection_window: int,
+        max_streams: int,
+        send_buffer: int,
+        initial_rtt: float = 0.1,
+        mtu: int | None = None,  # fixed UDP payload; None: discovery up to 1452
+        qlog: str | None = None,
+    ) -> TransportConfig: ...
+
+class ClientConfig:
+    """Raises ValueError where PEM does not parse (message says which part)."""
+    def __new__(
+        cls,
+        *,
+        alpn: Sequence[bytes],
+        roots: bytes | None,  # PEM; None: verify nothing
+        certificate: bytes | None = None,  # PEM chain
+        key: bytes | None = None,
+        transport: TransportConfig,
+        keylog: bool = True,  # honour SSLKEYLOGFILE
+    ) -> ClientConfig: ...
+
+class ServerConfig:
+    def __new__(
+        cls,
+        *,
+        alpn: Sequence[bytes],
+        certificate: bytes,
+        key: bytes,
+        client_roots: bytes | None = None,
+        transport: TransportConfig,
+        migration: bool = True,  # False: send disable_active_migration
+        id_length: int = 8,  # of our connection IDs; 0 forbids migration as well
+    ) -> ServerConfig: ...
+
+class Facts:
+    """What the policy must know of a connection's active path, at one moment (all times on time.monotonic's clock)."""
+    heard: float  # when the last authenticated packet came over the active path; -inf: none yet
+    due: bool  # streams are open or data is unacknowledged: something is expected
+    rtt: float
+    pto: float
+    spare_ids: int
+    peer_forbids: bool
+    confirmed: bool
+    best_rtt: float
+
+class Stats:
+    bytes_sent: int
+    bytes_received: int
+    datagrams_sent: int
+    datagrams_received: int
+    packets_sent: int
+    packets_lost: int
+    rtt: float
+    min_rtt: float
+    congestion_window: int
+    congestion_events: int
+    mtu: int
+    moves: int
+    send_errors: int
+
+class Connection:
+    number: int
+    def open_stream(self, unidirectional: bool) -> int | None: ...  # None: the peer's limit is reached
+    def accept_stream(self, unidirectional: bool) -> int | None: ...
+    # read: None: nothing yet; b"": the end. Raises whimbrel._errors.StreamReset(code); RuntimeError where the stream is not ours to read.
+    def read(self, stream: int, limit: int) -> bytes | None: ...
+    def read_into(self, stream: int, buffer: Buffer) -> int | None: ...  # 0: the end
+    # write: bytes taken (0: blocked; WRITABLE follows); packets leave on this thread. Raises whimbrel._errors.StreamStopped(code).
+    def write(self, stream: int, data: Buffer) -> int: ...
+    def finish(self, stream: int) -> None: ...
+    def reset(self, stream: int, code: int) -> None: ...
+    def stop(self, stream: int, code: int) -> None: ...
+    def background(self, stream: int) -> None: ...  # nothing is expected of it: it does not make `due` true
+    def max_datagram_size(self) -> int: ...  # 0: the peer takes none
+    def send_datagram(self, data: Buffer) -> None: ...  # ValueError: too large
+    def receive_datagram(self) -> bytes | None: ...
+    def alpn(self) -> bytes | None: ...
+    def peer_certificate(self) -> bytes | None: ...  # DER
+    def remote_address(self) -> tuple[str, int]: ...
+    def local_address(self) -> tuple[str, int]: ...  # of the active path, as far as it is known
+    def interface(self) -> str | None: ...  # that packets are pinned to
+    def is_connected(self) -> bool: ...
+    # Why it ended, None while it lives: (kind, code, reason, by_peer) with kind one of
+    # "application", "transport", "idle", "reset", "version", "local" (we closed it), "refused".
+    def lost(self) -> tuple[str, int, str, bool] | None: ...
+    def close(self, code: int, reason: bytes) -> None: ...
+    def ping(self) -> None: ...
+    def pin(self, interface: int, source: str, fresh_socket: bool) -> bool: ...  # moves; False: no spare connection ID
+    def use_connected_socket(self, interface: int, source: str) -> bool: ...  # moves to a new connected socket
+    def facts(self) -> Facts: ...
+    def stats(self) -> Stats: ...
+
+class Endpoint:
+    """The sockets of one client connection, or of a server, with the engine behind them."""
+    @staticmethod
+    def client(config: ClientConfig, *, simulated: bool = False) -> Endpoint: ...
+    @staticmethod
+    def server(config: ServerConfig, addresses: Sequence[tuple[str, int]], *, simulated: bool = False) -> Endpoint: ...
+    # sockets: "pinned" | "unconnected" | "connected"; pin: (interface index, source address). OSError where no socket can be had.
+    def connect(
+        self, remote: tuple[str, int], server_name: str, sockets: str, pin: tuple[int, str] | None
+    ) -> Connection: ...
+    def connection(self, number: int) -> Connection: ...  # of a server: after INCOMING
+    def addresses(self) -> list[tuple[str, int]]: ...
+    def fileno(self) -> int: ...  # readable: pump
+    def wake_fileno(self) -> int: ...  # readable: another thread left news; pump() clears it
+    def control_fileno(self) -> int: ...  # readable: control_news
+    def pump(self) -> float | None: ...  # receives, runs timers, sends; returns seconds to the next timer
+    def news(self) -> list[tuple[int, int, int]]: ...
+    def control_news(self) -> list[tuple[int, int, int]]: ...
+    def hold(self, held: bool) -> None: ...  # the engine's clock stands still
+    def forget(self, number: int) -> None: ...
+    def close(self) -> None: ...  # closes the sockets
+    # simulated endpoints only: no sockets, time by hand
+    def set_time(self, now: float) -> None: ...
+    def deliver(self, data: bytes, source: tuple[str, int], destination: tuple[str, int], interface: int) -> None: ...
+    # (datagram, source address, source port, interface index, destination)
+    def take(self) -> list[tuple[bytes, str | None, int, int, tuple[str, int]]]: ...
