@@ -1,0 +1,56 @@
+"""What a caller may choose, each default with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Sockets = Literal["pinned", "unconnected", "connected"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """How a client's connection follows the machine from network to network.
+
+    Raises:
+        ValueError: a duration is not positive, or the mode is unknown.
+    """
+
+    sockets: Sockets = "pinned"
+    """``pinned``: each packet names interface and source address, the library decides (unlinkable, RFC 9000 §9.5);
+    ``unconnected``: the kernel routes each packet; ``connected``: a new connected socket for each path."""
+    auto: bool = True
+    """Watch the network and act. With ``False``, ``unconnected`` leaves all to the kernel, the others to `migrate`."""
+    outage: float = 60.0
+    """Seconds without any network to hold on. The peer's idle timeout may end it sooner (RFC 9000 §10.1)."""
+    silence: float = 0.2
+    """Seconds without a packet, while one is due, before asking (PING). Chromium's network stack waits as long."""
+
+    def __post_init__(self) -> None:
+        if self.sockets not in ("pinned", "unconnected", "connected"):
+            raise ValueError(f"sockets must be 'pinned', 'unconnected' or 'connected', not {self.sockets!r}")
+        if not self.outage > 0 or not self.silence > 0:
+            raise ValueError("outage and silence are seconds, and more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what a connection may hold in memory: bytes and counts.
+
+    Raises:
+        ValueError: a bound is not positive.
+    """
+
+    stream_window: int = 8 << 20
+    """Bytes a peer may send on one stream before they are read: 500 Mbit/s at 130 ms."""
+    connection_window: int = 16 << 20
+    """The same for all streams together."""
+    max_streams: int = 256
+    """Streams of each kind that the peer may have open at once."""
+    send_buffer: int = 8 << 20
+    """Bytes written and not yet acknowledged before `write` waits."""
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0")

@@ -1,0 +1,62 @@
+"""What happens to a connection's path, as told by ``path_changes()``. Values, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from whimbrel._path import Path
+
+Reason = Literal["preferred", "dead", "silent", "restored", "requested", "returned", "rolled-back", "peer"]
+"""Why a connection moved.
+
+``preferred``: the kernel would now use another network; ``dead``: the old network went away; ``silent``: nothing came
+over it any more; ``restored``: a network is back after an outage; ``requested``: `Connection.migrate`; ``returned``:
+the kernel's choice answers again; ``rolled-back``: the new path carried nothing; ``peer``: the other end moved.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PathProbed:
+    """The peer was asked over another network, and answered."""
+
+    interface: str
+    rtt: float
+
+
+@dataclass(frozen=True, slots=True)
+class PathMigrated:
+    """The connection uses another path from now on (RFC 9000 §9)."""
+
+    old: Path
+    new: Path
+    reason: Reason
+    silence: float
+    """Seconds since the last packet came over the old path."""
+    linkable: bool = False
+    """Whether an observer of both networks could link them: the peer had left no spare connection ID (§9.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathRejected:
+    """Another network was considered and not used: nothing came back over it."""
+
+    interface: str
+    reason: Literal["no-answer", "no-route", "migration-disabled", "connection-ids-exhausted"]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkLost:
+    """No network leads to the peer. The connection holds on for ``Migration.outage`` seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRestored:
+    """A network leads to the peer again."""
+
+    interface: str
+    outage: float
+    """Seconds without any."""
+
+
+PathChange = PathProbed | PathMigrated | PathRejected | NetworkLost | NetworkRestored
