@@ -1,0 +1,338 @@
+"""connect(): from a name to a connection.
+
+Looks the name up, tries its addresses a quarter of a second apart until one answers (RFC 8305), and hands the winner to
+the driver, which looks after its path. Whatever is opened on the way is closed again, also when the caller gives up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ipaddress
+import socket
+import weakref
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING
+
+from whimbrel import _core
+from whimbrel._config import Limits, Migration
+from whimbrel._connection import Connection
+from whimbrel._errors import ConnectFailed, ConnectTimeout, HandshakeFailed, address_text, connect_error
+from whimbrel._loop import Pump
+from whimbrel._tls import StrPath, certificates, private_key, trust_roots
+from whimbrel.network import route_to
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from types import TracebackType
+
+    from whimbrel._events import PathChange
+    from whimbrel._path import Address
+
+# RFC 8305 §8: how long an address is tried alone before the next joins in, seconds.
+STAGGER = 0.25
+
+
+def connect(
+    host: str,
+    port: int,
+    *,
+    alpn: str | Sequence[str],
+    verify: bool | StrPath = True,
+    cert: tuple[StrPath, StrPath] | None = None,
+    server_hostname: str | None = None,
+    timeout: float | None = 10.0,
+    idle_timeout: float = 90.0,
+    keepalive: float | None = None,
+    migration: Migration | None = Migration(),  # noqa: B008 - frozen
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> _Connect:
+    """Open a connection: ``await connect(...)``, or ``async with connect(...) as connection``, which closes it as well.
+
+    Args:
+        host: a name or an address. All addresses of a name are tried.
+        port: UDP port.
+        alpn: the application protocols to offer, the favourite first, such as ``"h3"`` (RFC 9001 §8.1).
+        verify: True: the system's certificates, where SSL_CERT_FILE and SSL_CERT_DIR count; a CA file or folder; False
+            trusts anybody, and warns.
+        cert: client certificate chain and key, PEM files.
+        server_hostname: the name to verify, where it differs from `host`.
+        timeout: seconds for the whole dial: look-up, handshake, every address. None: no bound of ours.
+        idle_timeout: seconds without any packet after which the connection is lost; the smaller of the two ends' holds
+            (RFC 9000 §10.1). Never below ``migration.outage``, which could not be held otherwise.
+        keepalive: seconds between PINGs; None: none but what `migration` sends while work is pending.
+        migration: how to follow the machine between networks; None: stay on the first path for ever.
+        limits: bounds on memory.
+
+    Raises:
+        ConnectTimeout: nobody answered within `timeout`.
+        CertificateError: the server's certificate does not prove who it is; ``reason`` says why.
+        AlpnMismatch: the server speaks none of the protocols offered.
+        HandshakeFailed: the server answered, but the handshake failed otherwise.
+        ConnectFailed: the look-up failed, no route leads there, or the server refuses.
+        OSError: a file named by `verify` or `cert` cannot be read.
+        ValueError: an argument makes no sense; the message says which.
+    """
+    return _Connect(
+        host,
+        port,
+        alpn=alpn,
+        verify=verify,
+        cert=cert,
+        server_hostname=server_hostname,
+        timeout=timeout,
+        idle_timeout=idle_timeout,
+        keepalive=keepalive,
+        migration=migration,
+        limits=limits,
+    )
+
+
+class _Connect:
+    """A dial that was described and not begun: await it, or enter it."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        alpn: str | Sequence[str],
+        verify: bool | StrPath,
+        cert: tuple[StrPath, StrPath] | None,
+        server_hostname: str | None,
+        timeout: float | None,
+        idle_timeout: float,
+        keepalive: float | None,
+        migration: Migration | None,
+        limits: Limits,
+    ) -> None:
+        if not host:
+            raise ValueError("host must not be empty")
+        if not 0 < port < 65536:
+            raise ValueError(f"port must be 1 to 65535, not {port}")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout is seconds, and more than 0, not {timeout}")
+        self._host = host
+        self._port = port
+        self._peer = address_text((host, port))
+        self._name = server_hostname or host.partition("%")[0]
+        self._timeout = timeout
+        self._migration = migration
+        self._connection: Connection | None = None
+        if migration is not None:
+            idle_timeout = max(idle_timeout, migration.outage)
+        self._config = _core.ClientConfig(
+            alpn=alpn_bytes(alpn),
+            roots=trust_roots(verify),
+            certificate=None if cert is None else certificates(cert[0], "client certificate"),
+            key=None if cert is None else private_key(cert[1]),
+            transport=transport_config(idle_timeout, keepalive, limits),
+        )
+
+    def __await__(self) -> Generator[object, None, Connection]:
+        return self._dial().__await__()
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._dial()
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._connection is not None, "left without being entered"
+        await self._connection.__aexit__(kind, error, trace)
+
+    async def _dial(self) -> Connection:
+        tried: list[Address] = []
+        deadline = asyncio.timeout(self._timeout)
+        try:
+            async with deadline:
+                addresses = await self._look_up()
+                connection = await self._first_to_answer(addresses, tried)
+        except TimeoutError as error:
+            if not deadline.expired() or isinstance(error, ConnectTimeout):
+                raise
+            raise ConnectTimeout(self._what_was_tried(tried), peer=self._peer) from None
+        try:
+            self._look_after(connection)
+        except BaseException:
+            connection._close_now(0, "")
+            raise
+        return connection
+
+    def _what_was_tried(self, tried: list[Address]) -> str:
+        within = f"within {self._timeout:g} s"
+        if not tried:
+            return f"the look-up of {self._host!r} brought nothing {within}"
+        texts = [address_text(address) for address in tried]
+        if texts == [self._peer]:
+            return f"no answer {within}"
+        return f"no answer {within}; tried {', '.join(texts)}"
+
+    async def _look_up(self) -> list[Address]:
+        """The addresses to try, in order: the system's, with the families taking turns (RFC 8305 §4)."""
+        with contextlib.suppress(ValueError):
+            return [(str(ipaddress.ip_address(self._host)), self._port)]
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
+        except socket.gaierror as error:
+            raise ConnectFailed(f"cannot find {self._host!r}: {error.strerror}", peer=self._peer) from error
+        except UnicodeError as error:
+            raise ConnectFailed(f"{self._host!r} is not a valid host name", peer=self._peer) from error
+        addresses = list(dict.fromkeys((str(entry[4][0]), self._port) for entry in found))
+        first = [address for address in addresses if (":" in address[0]) == (":" in addresses[0][0])]
+        second = [address for address in addresses if address not in first]
+        return [address for address in chain.from_iterable(zip_longest(first, second)) if address is not None]
+
+    async def _first_to_answer(self, addresses: list[Address], tried: list[Address]) -> Connection:
+        if len(addresses) == 1:
+            return await self._try(addresses[0], tried)
+        waiting = list(addresses)
+        running: set[asyncio.Task[Connection]] = set()
+        failures: list[ConnectFailed] = []
+        try:
+            while waiting or running:
+                if waiting:
+                    running.add(asyncio.create_task(self._try(waiting.pop(0), tried)))
+                done, running = await asyncio.wait(
+                    running, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                won = self._winner(done, failures)
+                if won is not None:
+                    return won
+        finally:
+            await _abandon(running)
+        error = failures[0]
+        if len(failures) > 1:
+            error.add_note("; ".join(str(other) for other in failures[1:]))
+        raise error
+
+    def _winner(self, done: set[asyncio.Task[Connection]], failures: list[ConnectFailed]) -> Connection | None:
+        """The first connection among tasks that ended; the others of the same moment are closed."""
+        won = None
+        decisive: BaseException | None = None
+        for task in done:
+            error = task.exception()
+            if error is None:
+                if won is None:
+                    won = task.result()
+                else:
+                    task.result()._close_now(0, "")
+            elif isinstance(error, ConnectFailed):
+                failures.append(error)
+                # The server has answered: another of its addresses would say the same, or nothing until the timeout.
+                if isinstance(error, HandshakeFailed):
+                    decisive = error
+            else:
+                decisive = error
+        if won is None and decisive is not None:
+            raise decisive
+        return won
+
+    async def _try(self, address: Address, tried: list[Address]) -> Connection:
+        tried.append(address)
+        sockets = "pinned" if self._migration is None else self._migration.sockets
+        route = route_to(address[0])
+        if route is None:
+            text = "no network leads there"
+            if address_text(address) != self._peer:
+                text = f"no network leads to {address[0]}"
+            raise ConnectFailed(text, peer=self._peer)
+        endpoint = _core.Endpoint.client(self._config)
+        try:
+            core = endpoint.connect(address, self._name, sockets, (route.index, route.source))
+        except OSError as error:
+            endpoint.close()
+            raise ConnectFailed(f"cannot open a socket: {error.strerror or error}", peer=self._peer) from error
+        except ValueError as error:
+            endpoint.close()
+            raise ConnectFailed(str(error), peer=self._peer) from error
+        except BaseException:
+            endpoint.close()
+            raise
+        pump = Pump(endpoint)
+        connection = Connection(
+            pump,
+            core,
+            is_client=True,
+            peer=self._peer,
+            interface=None if sockets == "unconnected" else route.interface,
+            released=pump.stop_from_anywhere,
+        )
+        try:
+            lost = await connection.handshake()
+        except BaseException:
+            connection._close_now(0, "")
+            raise
+        if lost is not None:
+            raise connect_error(lost, peer=self._peer, name=self._name, path=connection.path)
+        return connection
+
+    def _look_after(self, connection: Connection) -> None:
+        """Hand the connection to the driver, on whose thread it is watched from now on."""
+        if self._migration is None:
+            return
+        from whimbrel._driver import driver
+
+        reference = weakref.ref(connection)
+        report = functools.partial(_pass_on, connection._loop, reference)
+        core, endpoint = connection._core, connection._pump.endpoint
+        connection._attach(driver.attach(endpoint, core, self._peer, self._migration, report))
+
+
+def _pass_on(
+    loop: asyncio.AbstractEventLoop, reference: weakref.ref[Connection], event: PathChange | Exception
+) -> None:
+    """Bring the driver's news from its thread to the connection's loop."""
+    with contextlib.suppress(RuntimeError):  # The loop is closed: nobody is left to be told.
+        loop.call_soon_threadsafe(_tell, reference, event)
+
+
+def _tell(reference: weakref.ref[Connection], event: PathChange | Exception) -> None:
+    connection = reference()
+    if connection is not None:
+        connection.report(event)
+
+
+async def _abandon(tasks: set[asyncio.Task[Connection]]) -> None:
+    """Cancel what is still being tried, and close what came about meanwhile."""
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return
+    # Cancelled tasks end within one turn of the loop: closing never waits.
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Connection):
+            result._close_now(0, "")
+
+
+def alpn_bytes(alpn: str | Sequence[str]) -> list[bytes]:
+    """Application protocols as TLS wants them.
+
+    Raises:
+        ValueError: there is none, or one is empty, too long or not ASCII.
+    """
+    names = [alpn] if isinstance(alpn, str) else list(alpn)
+    if not names or not all(name.isascii() and 0 < len(name) < 256 for name in names):
+        raise ValueError("alpn must name at least one protocol, each 1 to 255 ASCII characters")
+    return [name.encode("ascii") for name in names]
+
+
+def transport_config(idle_timeout: float, keepalive: float | None, limits: Limits) -> _core.TransportConfig:
+    """The engine's settings.
+
+    Raises:
+        ValueError: a duration is not positive.
+    """
+    if not idle_timeout > 0 or (keepalive is not None and not keepalive > 0):
+        raise ValueError("idle_timeout and keepalive are seconds, and more than 0")
+    return _core.TransportConfig(
+        idle_timeout=idle_timeout,
+        keepalive=keepalive,
+        stream_window=limits.stream_window,
+        connection_window=limits.connection_window,
+        max_streams=limits.max_streams,
+        send_buffer=limits.send_buffer,
+    )

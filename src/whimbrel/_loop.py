@@ -1,0 +1,244 @@
+"""asyncio drives the pump: readers, one timer, and the core's news turned into wake-ups.
+
+Nothing here happens for each packet. The core moves datagrams in batches; this file is called when its sockets are
+readable, when its timer is due, or when the core asks for it: another thread left news, or a call that sent packets at
+once brought a timer nearer. It tells connections what changed. Any loop with ``add_reader`` will do. What belongs to a
+loop stays with it: another thread, or the child of a fork, is turned away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import time
+import weakref
+from collections import deque
+from threading import get_ident
+from typing import TYPE_CHECKING, Protocol
+
+from whimbrel import _core
+
+if TYPE_CHECKING:
+    from whimbrel._core import Endpoint
+
+# No thread has this number: an object that carries it is dead, because it was inherited through a fork.
+_FORKED = -1
+
+
+class Target(Protocol):
+    """What hears of one connection's news."""
+
+    def news(self, kind: int, value: int) -> None:
+        """Something changed; see the constants of ``_core``."""
+
+    def farewell(self) -> None:
+        """The interpreter ends: tell the peer, without waiting."""
+
+
+class Listener(Protocol):
+    """What hears of new connections: a server."""
+
+    def incoming(self, number: int) -> None:
+        """A new connection knocks."""
+
+
+class Pump:
+    """One endpoint of the core, driven by one asyncio loop."""
+
+    def __init__(self, endpoint: Endpoint, listener: Listener | None = None) -> None:
+        """Start to drive the endpoint from the running loop, until `stop`."""
+        self.endpoint = endpoint
+        self.loop = asyncio.get_running_loop()
+        self.stopped = False
+        self._thread = get_ident()
+        self._descriptors = (endpoint.fileno(), endpoint.wake_fileno())
+        # Weak, so that a connection that its owner has dropped can notice that.
+        self._targets: dict[int, weakref.ref[Target]] = {}
+        self._listener = weakref.ref(listener) if listener is not None else None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        for descriptor in self._descriptors:
+            self.loop.add_reader(descriptor, self.pump)
+        _live.add(self)
+        self.loop.call_soon(self.pump)
+
+    def check(self) -> None:
+        """Turn away who does not own this: each public call asks, since the mistake would corrupt quietly.
+
+        Raises:
+            RuntimeError: another thread calls, or the child of a fork.
+        """
+        if get_ident() != self._thread:
+            raise self._misuse()
+
+    def add(self, number: int, target: Target) -> None:
+        """Tell `target` what happens to a connection."""
+        self._targets[number] = weakref.ref(target)
+
+    def remove(self, number: int) -> None:
+        """Tell nobody any more."""
+        self._targets.pop(number, None)
+
+    def now(self) -> float:
+        """The time on the clock of `time.monotonic`; a loop's own may be coarser."""
+        return time.monotonic()
+
+    def pump(self) -> None:
+        """Move what is to be moved now, and tell who waits for it."""
+        if self.stopped:
+            return
+        endpoint = self.endpoint
+        delay = endpoint.pump()
+        for number, kind, value in endpoint.news():
+            reference = self._targets.get(number)
+            target = reference() if reference is not None else None
+            if target is not None:
+                target.news(kind, value)
+            elif kind == _core.INCOMING:
+                self._incoming(number)
+        if delay is not None and not self.stopped:
+            self._arm(delay)
+
+    def stop(self) -> None:
+        """Give back the descriptors and close the sockets. May be called twice, and after the loop was closed."""
+        if self.stopped or self._thread == _FORKED:
+            return
+        self.stopped = True
+        _live.discard(self)
+        self._targets.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.loop.is_closed():
+            for descriptor in self._descriptors:
+                self.loop.remove_reader(descriptor)
+        self.endpoint.close()
+
+    def stop_from_anywhere(self) -> None:
+        """`stop`, for the garbage collector, which runs on any thread."""
+        if get_ident() == self._thread or self.loop.is_closed():
+            self.stop()
+            return
+        try:
+            self.loop.call_soon_threadsafe(self.stop)
+        except RuntimeError:  # The loop was closed a moment ago.
+            self.stop()
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a dead copy in the child of a fork."""
+        return self._thread == _FORKED
+
+    def farewell(self) -> None:
+        """The interpreter ends: tell the peers, close the sockets, wait for nothing."""
+        if self.stopped or self._thread == _FORKED:
+            return
+        for reference in list(self._targets.values()):
+            target = reference()
+            if target is not None:
+                target.farewell()
+        self.stopped = True
+        self.endpoint.pump()
+        self.endpoint.close()
+
+    def orphan(self) -> None:
+        """This is the child of a fork now: the connection goes on in the parent, and must not notice us.
+
+        The loop's selector is shared with the parent, so that nothing may be unregistered; and a lock of the core may
+        be held for ever by a thread that was not copied, so that nothing may be called. What is left is to put
+        something harmless in the sockets' places: closing the numbers alone would let others reuse them.
+        """
+        self._thread = _FORKED
+        try:
+            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return
+        for descriptor in self._descriptors:
+            os.dup2(nothing, descriptor, inheritable=False)
+        os.close(nothing)
+
+    def _incoming(self, number: int) -> None:
+        listener = self._listener() if self._listener is not None else None
+        if listener is not None:
+            listener.incoming(number)
+
+    def _arm(self, delay: float) -> None:
+        due = self.loop.time() + delay
+        # A timer that fires too early costs one pump; moving it at every packet would cost more.
+        if self._timer is not None:
+            if self._timer_due <= due:
+                return
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self.loop.call_at(due, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self.pump()
+
+    def _misuse(self) -> RuntimeError:
+        if self._thread == _FORKED:
+            return RuntimeError("this connection belongs to the process that forked this one; open a new one here")
+        return RuntimeError(
+            "this object belongs to the event loop of another thread; use loop.call_soon_threadsafe, or whimbrel.sync"
+        )
+
+
+class Line:
+    """Tasks that wait for the same thing, first come, first served.
+
+    One wake-up wakes one of them; who takes what it waited for calls `wake` again in case there is more.
+    """
+
+    __slots__ = ("_loop", "_waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Wait for a wake-up. A task that is cancelled hands on the wake-up that was meant for it."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():
+                self.wake()
+            raise
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    def wake(self) -> None:
+        """Wake the first."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def wake_all(self) -> None:
+        """Wake all: it is over."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+_live: weakref.WeakSet[Pump] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for pump in list(_live):
+        pump.orphan()
+    _live.clear()
+
+
+@atexit.register
+def _farewell() -> None:
+    for pump in list(_live):
+        pump.farewell()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,264 @@
+"""serve(): one task for each connection that comes in."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import logging
+import socket
+import warnings
+import weakref
+from typing import TYPE_CHECKING
+
+from whimbrel import _core
+from whimbrel._client import alpn_bytes, transport_config
+from whimbrel._config import Limits
+from whimbrel._connection import Connection
+from whimbrel._errors import ConnectionLost, address_text
+from whimbrel._loop import Line, Pump
+from whimbrel._tls import StrPath, certificates, private_key
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+    from types import TracebackType
+
+    from whimbrel._path import Address
+
+logger = logging.getLogger("whimbrel")
+
+
+def serve(
+    handler: Callable[[Connection], Awaitable[None]],
+    host: str | Sequence[str] | None = None,
+    port: int = 0,
+    *,
+    cert: tuple[StrPath, StrPath],
+    alpn: str | Sequence[str],
+    client_ca: StrPath | None = None,
+    idle_timeout: float = 90.0,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> _Serve:
+    """Listen for connections: ``async with serve(...) as server``.
+
+    Args:
+        handler: called with each connection, in a task of its own; when it returns the connection is closed. An
+            exception closes only its own connection (code 1), and is logged with the peer's address.
+        host: addresses or names to listen on; None: all, IPv4 and IPv6.
+        port: UDP port; 0: a free one, the same for all addresses.
+        cert: certificate chain and key, PEM files.
+        alpn: the application protocols spoken, the favourite first.
+        client_ca: ask for client certificates, and verify them with this file.
+        idle_timeout: seconds without any packet after which a connection is lost (RFC 9000 §10.1).
+        limits: bounds on the memory of each connection.
+
+    Raises:
+        OSError: the port is in use, or a file cannot be read.
+        ValueError: an argument or a file's content makes no sense; the message says which.
+    """
+    return _Serve(
+        handler,
+        host,
+        port,
+        cert=cert,
+        alpn=alpn,
+        client_ca=client_ca,
+        idle_timeout=idle_timeout,
+        limits=limits,
+    )
+
+
+class Server:
+    """A listening server. Leaving ``async with serve(...)`` closes it."""
+
+    def __init__(self, handler: Callable[[Connection], Awaitable[None]], endpoint: _core.Endpoint) -> None:
+        """Made by `serve` only."""
+        self._handler = handler
+        self._addresses = tuple(endpoint.addresses())
+        self._connections: dict[int, Connection] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._closed = False
+        self._pump = Pump(endpoint, self)
+        self._endpoint = endpoint
+        self._waiting = Line(self._pump.loop)
+
+    @property
+    def addresses(self) -> Sequence[Address]:
+        """Where it listens."""
+        return self._addresses
+
+    @property
+    def connections(self) -> Collection[Connection]:
+        """The connections that stand now."""
+        return [connection for connection in self._connections.values() if connection._core.is_connected()]
+
+    async def serve_forever(self) -> None:
+        """Wait until the server is closed."""
+        self._pump.check()
+        while not self._closed:
+            await self._waiting.wait()
+
+    async def close(self, *, drain: float = 0.0) -> None:
+        """Take no newcomers, wait for those there are, then close the rest. May be called twice.
+
+        Args:
+            drain: seconds to wait for handlers to return.
+        """
+        self._pump.check()
+        self._closing = True
+        try:
+            if self._tasks and drain > 0:
+                await asyncio.wait(set(self._tasks), timeout=drain)
+            while self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(set(self._tasks))
+        finally:
+            self._close_now()
+
+    def incoming(self, number: int) -> None:
+        """A new connection knocks; called by the pump."""
+        core = self._endpoint.connection(number)
+        connection = Connection(
+            self._pump,
+            core,
+            is_client=False,
+            peer=address_text(core.remote_address()),
+            interface=None,
+            released=functools.partial(_release, weakref.ref(self), self._pump, number),
+        )
+        self._connections[number] = connection
+        if self._closing:
+            connection._close_now(0, "the server is closing")
+            return
+        task = self._pump.loop.create_task(self._attend(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _attend(self, connection: Connection) -> None:
+        """One connection, from its first packet to its end."""
+        try:
+            lost = await connection.handshake()
+            if lost is not None:
+                logger.debug("%s: the handshake failed: %s", connection.peer, lost)
+                return
+            await self._handler(connection)
+        except ConnectionLost as error:
+            # The peer went away while the handler was at it: the peer's business, unless the error is of another one.
+            if connection._lost is None:
+                logger.exception("the handler of %s failed", connection.peer)
+                connection._close_now(1, "")
+            else:
+                logger.debug("%s", error)
+        except Exception:
+            logger.exception("the handler of %s failed", connection.peer)
+            connection._close_now(1, "")
+        else:
+            await connection.close()
+        finally:
+            connection._close_now(0, "")
+
+    def _close_now(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for connection in list(self._connections.values()):
+            connection._close_now(0, "the server is closing")
+        self._pump.stop()
+        self._waiting.wake_all()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or self._pump.is_forked:
+            return
+        warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+        self._pump.stop_from_anywhere()
+
+    def __repr__(self) -> str:
+        where = ", ".join(address_text(address) for address in self._addresses)
+        return f"<Server on {where}{', closed' if self._closed else ''}>"
+
+
+class _Serve:
+    """A server that was described and does not listen yet: enter it, or await it."""
+
+    def __init__(
+        self,
+        handler: Callable[[Connection], Awaitable[None]],
+        host: str | Sequence[str] | None,
+        port: int,
+        *,
+        cert: tuple[StrPath, StrPath],
+        alpn: str | Sequence[str],
+        client_ca: StrPath | None,
+        idle_timeout: float,
+        limits: Limits,
+    ) -> None:
+        if not 0 <= port < 65536:
+            raise ValueError(f"port must be 0 to 65535, not {port}")
+        self._handler = handler
+        self._hosts = ["0.0.0.0", "::"] if host is None else [host] if isinstance(host, str) else list(host)
+        if not self._hosts:
+            raise ValueError("host must name at least one address")
+        self._port = port
+        self._server: Server | None = None
+        self._config = _core.ServerConfig(
+            alpn=alpn_bytes(alpn),
+            certificate=certificates(cert[0], "certificate"),
+            key=private_key(cert[1]),
+            client_roots=None if client_ca is None else certificates(client_ca, "client CA file"),
+            transport=transport_config(idle_timeout, None, limits),
+        )
+
+    def __await__(self) -> Generator[object, None, Server]:
+        return self._listen().__await__()
+
+    async def __aenter__(self) -> Server:
+        self._server = await self._listen()
+        return self._server
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None, "left without being entered"
+        await self._server.close()
+
+    async def _listen(self) -> Server:
+        loop = asyncio.get_running_loop()
+        addresses: dict[Address, None] = {}
+        for host in self._hosts:
+            found = await loop.getaddrinfo(host, self._port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+            addresses.update(((str(entry[4][0]), self._port), None) for entry in found)
+        return Server(self._handler, self._bind(list(addresses)))
+
+    def _bind(self, addresses: list[Address]) -> _core.Endpoint:
+        try:
+            if self._port == 0 and len(addresses) > 1:
+                return self._bind_one_free_port(addresses)
+            return _core.Endpoint.server(self._config, addresses)
+        except OSError as error:
+            where = ", ".join(address_text(address) for address in addresses)
+            told = type(error)(f"cannot listen on {where}: {error.strerror or error}")
+            told.errno = error.errno
+            raise told from None
+
+    def _bind_one_free_port(self, addresses: list[Address]) -> _core.Endpoint:
+        """The kernel picks a port for the first address; it may be taken on another: then the next one."""
+        for _ in range(20):
+            first = _core.Endpoint.server(self._config, addresses[:1])
+            port = first.addresses()[0][1]
+            first.close()
+            try:
+                return _core.Endpoint.server(self._config, [(host, port) for host, _ in addresses])
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+        raise OSError(errno.EADDRINUSE, "no port is free on all of them")
+
+
+def _release(server: weakref.ref[Server], pump: Pump, number: int) -> None:
+    """A connection of a server has ended. Must not refer to it: see `Connection`."""
+    pump.remove(number)
+    owner = server()
+    if owner is not None:
+        owner._connections.pop(number, None)
