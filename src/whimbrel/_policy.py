@@ -424,6 +424,8 @@ class MigrationPolicy:
                 actions += self._happened(waiting, facts, now)
             actions += self._happened(event, facts, now)
             actions += self._act(facts, now)
+            if isinstance(self._watch, Quiet):
+                actions += self._listen(facts, now)  # On another path, or on this one for good: listen anew.
             self.deadline = self._next_deadline(facts, now)
         elif isinstance(event, MoveRequested):
             self._waiting_request = event

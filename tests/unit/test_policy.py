@@ -1,0 +1,821 @@
+"""The judgements of MigrationPolicy: a list of events, plain numbers for the time, and what must come of it."""
+
+from __future__ import annotations
+
+import errno
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import pytest
+
+from whimbrel._config import Migration
+from whimbrel._events import NetworkLost, NetworkRestored, PathProbed, PathRejected
+from whimbrel._policy import (
+    Accepted,
+    Action,
+    ApplicationWrote,
+    ControlProbe,
+    Event,
+    GiveUp,
+    Hold,
+    Migrate,
+    MigrationPolicy,
+    MoveCancelled,
+    MoveRequested,
+    Ping,
+    Probe,
+    ProbeAnswered,
+    Refuse,
+    Report,
+    Resume,
+    RoutesChanged,
+    SendFailed,
+    ServerSilent,
+    Tick,
+)
+from whimbrel.network import Route
+
+CELLULAR = Route("wwan0", 2, "10.1.0.2")
+WIFI = Route("wlan0", 3, "10.2.0.2")
+CABLE = Route("eth0", 4, "10.3.0.2")
+
+
+@dataclass(frozen=True)
+class Known:
+    """Facts of a healthy connection: 40 ms round trip, an idle application."""
+
+    heard: float = -math.inf
+    due: bool = False
+    rtt: float = 0.040
+    pto: float = 0.100
+    spare_ids: int = 3
+    peer_forbids: bool = False
+    confirmed: bool = True
+    best_rtt: float = 0.040
+
+
+class Journey:
+    """A policy and what is known so far; `at` hands in one event after the timers that were due before it."""
+
+    def __init__(
+        self, active: Route | None = CELLULAR, *routes: Route, settings: Migration | None = None, **facts: float | bool
+    ) -> None:
+        self.policy = MigrationPolicy(settings or Migration(), active)
+        self.facts = replace(Known(), **facts)  # type: ignore[arg-type]
+        self.told: list[tuple[float, Action]] = []
+        if routes:
+            assert self.at(0.0, RoutesChanged(routes)) == []
+
+    def at(self, now: float, event: Event | None = None, **facts: float | bool) -> list[Action]:
+        self.run(now)
+        self.facts = replace(self.facts, **facts)  # type: ignore[arg-type]
+        actions = self.policy.handle(event or Tick(), self.facts, now)
+        self.told += [(round(now, 6), action) for action in actions]
+        assert self.policy.deadline is None or self.policy.deadline >= now
+        return actions
+
+    def run(self, until: float) -> list[tuple[float, Action]]:
+        """Let the timers fire that are due before then; what came of it, with the time."""
+        start = len(self.told)
+        while self.policy.deadline is not None and self.policy.deadline < until:
+            now = self.policy.deadline
+            self.told += [(round(now, 6), action) for action in self.policy.handle(Tick(), self.facts, now)]
+        return self.told[start:]
+
+    def times(self, kind: type[Action]) -> list[float]:
+        return [time for time, action in self.told if isinstance(action, kind)]
+
+    def moves(self) -> list[Migrate]:
+        return [action for _, action in self.told if isinstance(action, Migrate)]
+
+    def go_to_wifi(self, now: float) -> None:
+        """The usual way there: it appears, is asked, answers, and carries."""
+        assert self.at(now, RoutesChanged((WIFI, CELLULAR))) == [Probe(WIFI)]
+        assert Migrate(WIFI, "preferred") in self.at(now + 0.01, ProbeAnswered(WIFI, 0.01))
+        assert self.at(now + 0.02, heard=now + 0.02) == []
+
+
+def pauses_between(times: list[float]) -> list[float]:
+    return [round(after - before, 6) for before, after in pairwise(times)]
+
+
+# Rule 1: ask before moving
+
+
+def test_a_preferred_network_is_asked_while_the_data_stay_and_moved_to_when_it_answers() -> None:
+    journey = Journey()
+    assert journey.at(1.0, RoutesChanged((WIFI, CELLULAR))) == [Probe(WIFI)]
+    assert journey.policy.active == CELLULAR
+    assert journey.at(1.012, ProbeAnswered(WIFI, 0.012)) == [
+        Report(PathProbed("wlan0", 0.012)),
+        Migrate(WIFI, "preferred"),
+    ]
+    assert journey.policy.active == WIFI
+
+
+def test_a_network_that_the_kernel_does_not_prefer_is_no_reason_to_ask() -> None:
+    assert Journey().at(1.0, RoutesChanged((CELLULAR, WIFI))) == []
+
+
+def test_the_same_routes_again_are_no_news() -> None:
+    journey = Journey()
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    assert journey.at(1.001, RoutesChanged((WIFI, CELLULAR))) == []
+
+
+def test_a_late_or_second_answer_and_one_for_another_route_change_nothing() -> None:
+    journey = Journey()
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    assert journey.at(1.01, ProbeAnswered(CABLE, 0.01)) == []
+    assert journey.at(1.02, RoutesChanged((CELLULAR,))) == []
+    assert journey.at(1.03, ProbeAnswered(WIFI, 0.03)) == []
+    journey.go_to_wifi(2.0)
+    assert journey.at(2.03, ProbeAnswered(WIFI, 0.03)) == []
+
+
+def test_without_a_spare_connection_id_it_waits_a_moment_for_one() -> None:
+    journey = Journey(spare_ids=0)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    assert journey.at(1.01, ProbeAnswered(WIFI, 0.01)) == [Report(PathProbed("wlan0", 0.01))]
+    assert journey.run(1.15) == []
+    assert journey.at(1.2, spare_ids=1) == [Migrate(WIFI, "preferred")]
+
+
+def test_without_a_spare_connection_id_it_moves_all_the_same_after_that_moment() -> None:
+    journey = Journey(spare_ids=0)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(1.01, ProbeAnswered(WIFI, 0.01))
+    ((time, action),) = journey.run(1.6)
+    assert action == Migrate(WIFI, "preferred")
+    assert time == pytest.approx(1.31)
+
+
+def test_without_a_spare_connection_id_a_path_that_dies_is_left_at_once() -> None:
+    journey = Journey(spare_ids=0)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(1.01, ProbeAnswered(WIFI, 0.01))
+    assert journey.at(1.02, RoutesChanged((WIFI,))) == [Migrate(WIFI, "dead")]
+
+
+# Rule 2: dead paths
+
+
+def test_a_path_whose_route_is_gone_is_left_at_once_without_asking() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR)
+    assert journey.at(1.0, RoutesChanged((CELLULAR,))) == [Migrate(CELLULAR, "dead")]
+
+
+def test_another_address_on_the_same_interface_is_another_route() -> None:
+    renewed = replace(WIFI, source="10.2.0.99")
+    assert Journey(WIFI).at(1.0, RoutesChanged((renewed,))) == [Migrate(renewed, "dead")]
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.EHOSTUNREACH])
+def test_a_path_over_which_the_kernel_refuses_to_send_is_left_at_once(number: int) -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR)
+    assert journey.at(1.0, SendFailed(WIFI, number)) == [Migrate(CELLULAR, "dead")]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOBUFS, errno.EAGAIN, errno.EMSGSIZE])
+def test_an_error_that_passes_is_no_death(number: int) -> None:
+    assert Journey(WIFI, WIFI, CELLULAR).at(1.0, SendFailed(WIFI, number)) == []
+
+
+def test_a_refusal_with_nowhere_to_go_or_on_another_route_changes_nothing() -> None:
+    assert Journey(WIFI).at(1.0, SendFailed(WIFI, errno.ENETUNREACH)) == []
+    assert Journey(WIFI, WIFI, CELLULAR).at(1.0, SendFailed(CELLULAR, errno.ENETUNREACH)) == []
+
+
+def test_two_networks_that_both_refuse_are_not_swapped_in_a_circle() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    for step in range(100):
+        active = journey.policy.active
+        assert active is not None
+        journey.at(1.0 + step / 1000, SendFailed(active, errno.ENETUNREACH))
+    assert len(journey.moves()) <= 2
+
+
+def test_a_network_left_because_of_a_refusal_is_asked_before_it_is_used_again() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR)
+    journey.at(1.0, SendFailed(WIFI, errno.ENETUNREACH))
+    journey.at(1.1, heard=1.1)
+    assert journey.run(3.0)[0][1] == Probe(WIFI)
+
+
+# Rule 3: nobody answers
+
+
+def test_three_unanswered_probes_then_it_stays_and_says_so() -> None:
+    journey = Journey(heard=0.9)
+    journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))  # This server is known to answer.
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    told = journey.run(2.5)
+    assert journey.times(Probe) == pytest.approx([1.0, 1.08, 1.24])
+    assert told[-1][1] == Report(PathRejected("wlan0", "no-answer"))
+    assert journey.policy.active == CELLULAR
+
+
+@pytest.mark.parametrize(("best_rtt", "wait"), [(0.001, 0.03), (0.1, 0.2), (5.0, 1.0)])
+def test_the_wait_for_an_answer_follows_the_best_round_trip_known_within_bounds(best_rtt: float, wait: float) -> None:
+    journey = Journey(best_rtt=best_rtt)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    assert journey.policy.deadline == pytest.approx(1.0 + wait)
+
+
+def test_a_network_that_did_not_answer_is_asked_again_after_growing_pauses() -> None:
+    journey = Journey()
+    journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.run(600.0)
+    rounds = journey.times(Probe)[::3]
+    pauses = pauses_between(rounds)
+    assert pauses[:4] == pytest.approx([2.24, 3.24, 5.24, 9.24])
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(61.24)
+    assert journey.moves() == []
+
+
+def test_a_network_that_did_not_answer_is_asked_at_once_when_the_network_changes() -> None:
+    journey = Journey()
+    journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.run(100.0)
+    assert journey.at(100.0, RoutesChanged((WIFI, CELLULAR, CABLE))) == [Probe(WIFI)]
+
+
+def test_a_network_that_refuses_the_probe_is_rejected_without_waiting() -> None:
+    journey = Journey()
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    refused = journey.at(1.001, SendFailed(WIFI, errno.ENETUNREACH))
+    assert refused == [Report(PathRejected("wlan0", "no-route"))]
+
+
+def test_flapping_ten_times_a_second_moves_twice_at_most_and_ends_on_the_network_that_stays() -> None:
+    journey = Journey()
+    for step in range(100):
+        now = 1.0 + step / 5
+        for action in journey.at(now, RoutesChanged((WIFI, CELLULAR)), heard=now):
+            if action == Probe(WIFI):
+                journey.at(now + 0.01, ProbeAnswered(WIFI, 0.01))
+        journey.at(now + 0.1, RoutesChanged((CELLULAR,)), heard=now + 0.09)
+    assert [move.reason for move in journey.moves()] == ["preferred", "dead"] * 2
+    journey.at(22.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.run(27.1)
+    assert journey.times(Probe)[-1] >= 22.0
+    assert Migrate(WIFI, "preferred") in journey.at(27.1, ProbeAnswered(WIFI, 0.01))
+
+
+def test_probes_are_bounded_however_fast_networks_come_and_go() -> None:
+    journey = Journey()
+    for step in range(1000):
+        newcomer = Route("wlan0", 3, f"10.2.{step // 250}.{step % 250}")
+        journey.at(1.0 + step / 100, RoutesChanged((newcomer, CELLULAR)))
+    assert 50 < len(journey.times(Probe)) <= 10 * 10 + 6
+
+
+# Rule 4: moves that are taken back
+
+
+def test_a_move_that_brings_no_packet_back_is_taken_back() -> None:
+    journey = Journey(heard=1.0)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(1.01, ProbeAnswered(WIFI, 0.01), heard=-math.inf)
+    assert journey.run(2.0)[:2] == [
+        (1.31, Report(PathRejected("wlan0", "no-answer"))),
+        (1.31, Migrate(CELLULAR, "rolled-back")),
+    ]
+    # The next attempt costs another stall, so it is not for the next second.
+    journey.at(2.0, heard=2.0)
+    assert journey.run(11.3) == []
+    assert journey.run(11.4)[0][1] == Probe(WIFI)
+
+
+def test_a_packet_that_came_over_the_old_path_does_not_prove_the_new_one() -> None:
+    journey = Journey(heard=1.01)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(1.01, ProbeAnswered(WIFI, 0.01))
+    assert Migrate(CELLULAR, "rolled-back") in [action for _, action in journey.run(2.0)]
+
+
+@pytest.mark.parametrize(("pto", "patience"), [(0.01, 0.3), (0.3, 0.9), (4.0, 1.5)])
+def test_patience_is_a_few_ptos_within_bounds(pto: float, patience: float) -> None:
+    journey = Journey(pto=pto)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(1.01, ProbeAnswered(WIFI, 0.01))
+    assert journey.policy.deadline == pytest.approx(1.01 + patience)
+
+
+def test_a_move_that_failed_without_a_way_back_tries_the_other_networks() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, CABLE, due=True)
+    journey.at(1.0, RoutesChanged((CELLULAR, CABLE)))
+    told = [action for _, action in journey.run(1.31)]
+    assert told == [Ping(), Probe(CABLE)]
+    assert Migrate(CABLE, "silent") in journey.at(1.32, ProbeAnswered(CABLE, 0.01))
+
+
+def test_a_move_that_failed_with_nowhere_else_to_go_stays_and_keeps_asking() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR)
+    journey.at(1.0, RoutesChanged((CELLULAR,)), due=True)
+    journey.run(20.0)
+    assert len(journey.moves()) == 1
+    pings = journey.times(Ping)
+    assert pings[:3] == pytest.approx([1.3, 1.5, 1.9])
+    assert len(pings) < 10
+
+
+# Rule 5: silence
+
+
+def test_silence_where_something_is_due_is_asked_about_and_then_the_others_are() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, CABLE, due=True)
+    journey.at(1.0, heard=1.0)
+    assert journey.run(1.5) == [
+        (1.2, Ping()),
+        (1.4, Ping()),
+        (1.4, Probe(CELLULAR)),
+        (1.4, Probe(CABLE)),
+        (1.48, Probe(CELLULAR)),
+        (1.48, Probe(CABLE)),
+    ]
+    assert journey.at(1.5, ProbeAnswered(CABLE, 0.02)) == [Report(PathProbed("eth0", 0.02)), Migrate(CABLE, "silent")]
+    assert journey.at(1.51, ProbeAnswered(CELLULAR, 0.03)) == []  # The first to answer has won.
+
+
+def test_silence_where_nothing_is_due_means_nothing_and_costs_no_timer() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR)
+    journey.at(1.0, heard=1.0)
+    assert journey.policy.deadline is None
+
+
+def test_the_time_before_something_was_due_is_no_silence() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, heard=0.0)
+    assert journey.at(100.0, due=True) == []
+    assert journey.policy.deadline == pytest.approx(100.2)
+
+
+def test_two_probe_timeouts_are_never_less_than_a_tenth_of_a_second() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True, pto=0.001)
+    journey.run(0.6)
+    assert journey.times(Ping)[:2] == pytest.approx([0.2, 0.3])
+
+
+def test_a_path_that_is_heard_again_is_not_left() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, heard=1.0)
+    journey.run(1.45)
+    assert journey.at(1.45, ProbeAnswered(CELLULAR, 0.02), heard=1.449) == [Report(PathProbed("wwan0", 0.02))]
+    assert journey.moves() == []
+    assert [action for _, action in journey.run(1.6)] == []
+
+
+def test_with_nobody_else_to_ask_it_goes_on_asking_with_growing_pauses() -> None:
+    journey = Journey(WIFI, due=True)
+    journey.at(0.0)
+    journey.run(200.0)
+    pings = journey.times(Ping)
+    pauses = pauses_between(pings)
+    assert pauses == sorted(pauses)
+    assert pauses[0] == pytest.approx(0.2)
+    assert pauses[-1] == 15.0
+    assert journey.moves() == []
+
+
+def quiet_but_living(journey: Journey, until: float) -> None:
+    """Answers each PING within 50 ms, as a server with nothing to say does."""
+    while journey.policy.deadline is not None and journey.policy.deadline < until:
+        now = journey.policy.deadline
+        if Ping() in journey.at(now):
+            journey.at(now + 0.05, heard=now + 0.05)
+
+
+def test_a_quiet_living_path_is_asked_half_as_often_each_time() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True, heard=0.0)
+    quiet_but_living(journey, 100.0)
+    pings = journey.times(Ping)
+    pauses = pauses_between(pings)
+    assert pauses[:3] == pytest.approx([0.45, 0.85, 1.65])
+    assert pauses[-1] == pytest.approx(15.05)
+    assert journey.times(Probe) == []
+
+
+@pytest.mark.parametrize("news", [RoutesChanged((WIFI, CELLULAR, CABLE)), ApplicationWrote()])
+def test_a_quiet_path_is_watched_closely_again_after_news(news: Event) -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True, heard=0.0)
+    quiet_but_living(journey, 60.0)
+    journey.at(60.0, news)
+    assert journey.policy.deadline is not None
+    assert journey.policy.deadline <= 60.2 + 1e-9
+
+
+def test_a_quiet_path_is_watched_closely_again_when_data_come() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True, heard=0.0)
+    quiet_but_living(journey, 60.0)
+    journey.at(60.0, heard=60.0)
+    assert journey.policy.deadline == pytest.approx(60.2)
+
+
+def test_a_quiet_path_is_watched_closely_again_when_something_new_is_due() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True, heard=0.0)
+    quiet_but_living(journey, 60.0)
+    journey.at(60.0, due=False)
+    assert journey.policy.deadline is None
+    journey.at(61.0, due=True)
+    assert journey.policy.deadline == pytest.approx(61.2)
+
+
+def test_writing_all_the_time_does_not_postpone_the_question() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True, heard=1.0)
+    journey.at(1.0)
+    for step in range(1, 10):
+        journey.at(1.0 + step / 20, ApplicationWrote())
+    assert journey.times(Ping)[0] == pytest.approx(1.25)
+
+
+def test_a_network_that_is_being_asked_in_peace_becomes_one_of_many_when_the_path_falls_silent() -> None:
+    journey = Journey(CELLULAR, CELLULAR, CABLE, due=True, best_rtt=1.0)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR, CABLE)), heard=1.0)
+    assert journey.run(1.45)[-1] == (1.4, Probe(CABLE))
+    assert Migrate(CABLE, "silent") in journey.at(1.5, ProbeAnswered(CABLE, 0.1))
+
+
+# Rule 6: returning
+
+
+def test_the_preferred_network_that_fell_silent_is_asked_with_growing_pauses_and_returned_to() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, heard=1.0)
+    journey.run(1.45)
+    journey.at(1.45, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.5, heard=1.5)
+    journey.facts = replace(journey.facts, due=False)
+    journey.run(30.0)
+    rounds = [time for time in journey.times(Probe) if time > 2.0][::3]
+    assert rounds[:3] == pytest.approx([2.45, 2.45 + 3.24, 2.45 + 3.24 + 5.24])
+    assert len(journey.moves()) == 1
+    asked = journey.policy.deadline
+    assert asked is not None
+    assert journey.at(asked) == [Probe(WIFI)]
+    assert Migrate(WIFI, "returned") in journey.at(asked + 0.01, ProbeAnswered(WIFI, 0.01))
+
+
+def test_a_portal_that_never_answers_is_never_moved_to() -> None:
+    journey = Journey()
+    journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)), heard=1.0, due=True)
+    for step in range(1, 600):
+        journey.at(1.0 + step / 10, heard=1.0 + step / 10)
+    assert journey.moves() == []
+    assert journey.times(Ping) == []
+
+
+# Rule 7: outages
+
+
+def test_no_route_is_waited_out_and_another_network_is_used_at_once() -> None:
+    journey = Journey(WIFI)
+    assert journey.at(1.0, RoutesChanged(())) == [Hold(), Report(NetworkLost())]
+    assert journey.policy.active is None
+    assert journey.run(21.0) == []
+    assert journey.at(21.0, RoutesChanged((CELLULAR,))) == [
+        Resume(CELLULAR),
+        Migrate(CELLULAR, "restored", fresh=False),
+        Report(NetworkRestored("wwan0", 20.0)),
+    ]
+    assert journey.policy.active == CELLULAR
+
+
+def test_the_same_network_back_is_entered_by_a_new_port() -> None:
+    journey = Journey(WIFI)
+    journey.at(1.0, RoutesChanged(()))
+    assert Migrate(WIFI, "restored", fresh=True) in journey.at(21.0, RoutesChanged((WIFI,)))
+
+
+def test_an_outage_that_lasts_too_long_ends_it_once() -> None:
+    journey = Journey(WIFI, settings=Migration(outage=5.0))
+    journey.at(1.0, RoutesChanged(()))
+    assert journey.run(100.0) == [(6.0, GiveUp())]
+    assert journey.at(101.0, RoutesChanged((WIFI,))) == []
+    assert journey.policy.deadline is None
+
+
+def test_errors_and_answers_during_an_outage_are_ignored() -> None:
+    journey = Journey(WIFI)
+    journey.at(1.0, RoutesChanged(()))
+    assert journey.at(1.1, SendFailed(WIFI, errno.ENETUNREACH)) == []
+    assert journey.at(1.2, ProbeAnswered(WIFI, 0.1)) == []
+    assert journey.at(1.3, due=True) == []
+
+
+# Rule 8: a peer that forbids moving
+
+
+def test_a_peer_that_forbids_moving_is_never_moved_from_a_living_path() -> None:
+    journey = Journey(peer_forbids=True, due=True)
+    assert journey.at(1.0, RoutesChanged((WIFI, CELLULAR))) == []
+    journey.run(30.0)
+    assert {type(action) for _, action in journey.told} == {Ping}
+    assert journey.at(30.0, SendFailed(CELLULAR, errno.ENETUNREACH)) == []
+    assert journey.at(31.0, MoveRequested(WIFI)) == [Refuse("migration-disabled")]
+
+
+def test_a_peer_that_forbids_moving_is_held_until_the_same_route_returns() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, peer_forbids=True)
+    assert journey.at(1.0, RoutesChanged((WIFI,))) == [
+        Hold(),
+        Report(NetworkLost()),
+        Report(PathRejected("wlan0", "migration-disabled")),
+    ]
+    assert journey.at(2.0, RoutesChanged((WIFI, CABLE))) == []
+    assert journey.at(3.0, RoutesChanged((WIFI, CELLULAR))) == [
+        Resume(CELLULAR),
+        Ping(),
+        Report(NetworkRestored("wwan0", 2.0)),
+    ]
+    journey.at(4.0, RoutesChanged((WIFI,)))
+    assert journey.run(100.0) == [(64.0, GiveUp())]
+
+
+# Rule 9: the handshake
+
+
+def test_nothing_moves_before_the_handshake_is_confirmed_and_the_newest_routes_count_then() -> None:
+    journey = Journey(confirmed=False, due=True)
+    assert journey.at(0.1, RoutesChanged((CABLE, CELLULAR))) == []
+    assert journey.at(0.2, RoutesChanged((WIFI, CELLULAR))) == []
+    assert journey.at(0.3, SendFailed(CELLULAR, errno.ENETUNREACH)) == []
+    assert journey.policy.deadline is None
+    assert journey.at(0.4, Tick(), confirmed=True) == [Probe(WIFI)]
+
+
+def test_a_path_that_died_in_the_handshake_is_left_when_it_is_confirmed() -> None:
+    journey = Journey(confirmed=False)
+    journey.at(0.1, RoutesChanged((WIFI,)))
+    assert journey.at(0.4, confirmed=True) == [Migrate(WIFI, "dead")]
+
+
+def test_a_request_waits_for_the_handshake() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, confirmed=False)
+    assert journey.at(0.2, MoveRequested(WIFI)) == []
+    assert journey.at(0.4, confirmed=True) == [Probe(WIFI)]
+
+
+# Rule 10: servers that answer no probes
+
+
+def test_a_network_that_does_not_answer_makes_it_ask_once_whether_the_server_ever_does() -> None:
+    journey = Journey(heard=0.9)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.run(60.0)
+    (asked,) = journey.times(ControlProbe)
+    assert asked == pytest.approx(2.24)
+    assert (3.74, Report(PathRejected("wlan0", "no-answer"))) in journey.told
+
+
+def test_when_the_server_does_answer_the_network_is_rejected_at_once() -> None:
+    journey = Journey(heard=0.9)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.run(2.3)
+    rejected = journey.at(2.3, ProbeAnswered(CELLULAR, 0.04))
+    assert rejected == [Report(PathRejected("wlan0", "no-answer"))]
+
+
+def silent_server() -> Journey:
+    journey = Journey(heard=0.0)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)), heard=1.0)
+    journey.run(2.3)
+    assert journey.at(2.3, ServerSilent(CELLULAR), heard=2.3) == [Migrate(WIFI, "preferred")]
+    return journey
+
+
+def test_a_server_that_answers_no_probes_is_moved_on_trust() -> None:
+    journey = silent_server()
+    assert journey.at(2.35, heard=2.35) == []
+    assert journey.policy.active == WIFI
+    journey.at(10.0, RoutesChanged((CELLULAR, WIFI)))
+    assert journey.moves()[-1] == Migrate(CELLULAR, "preferred")
+
+
+def test_trust_that_was_disappointed_is_taken_back_and_not_renewed_soon() -> None:
+    journey = silent_server()
+    journey.run(2.7)
+    assert journey.moves()[-1] == Migrate(CELLULAR, "rolled-back")
+    journey.at(2.75, heard=2.75)
+    journey.at(5.0, RoutesChanged((WIFI, CELLULAR, CABLE)))
+    assert journey.run(12.0) == []
+    journey.run(12.8)
+    assert journey.moves()[-1] == Migrate(WIFI, "preferred")
+
+
+def test_trust_needs_a_spare_connection_id() -> None:
+    journey = Journey(heard=0.0, spare_ids=0)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)), heard=1.0)
+    journey.run(2.3)
+    journey.at(2.3, ServerSilent(CELLULAR))
+    assert (2.6, Report(PathRejected("wlan0", "connection-ids-exhausted"))) in journey.run(5.0)
+    assert journey.moves() == []
+
+
+def test_a_server_that_has_answered_once_is_not_believed_to_be_silent() -> None:
+    journey = Journey(heard=0.0)
+    journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(1.1, ServerSilent(CELLULAR))
+    journey.run(60.0)
+    assert journey.moves() == []
+
+
+def test_in_a_silence_where_nobody_answers_it_trusts_the_others_in_turn_with_growing_pauses() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, CABLE, due=True)
+    journey.run(300.0)
+    moves = [(time, action.route) for time, action in journey.told if isinstance(action, Migrate)]
+    assert {route for _, route in moves[:3]} == {CELLULAR, CABLE, WIFI}
+    assert moves[0][0] < 2.5
+    assert 4 <= len(moves) < 15
+
+
+def test_in_a_silence_a_server_that_used_to_answer_is_not_moved_on_trust() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(0.1, ProbeAnswered(CELLULAR, 0.04))
+    journey.run(300.0)
+    assert journey.moves() == []
+    assert journey.times(Probe)[-1] > 200.0
+
+
+def test_two_networks_that_answer_probes_and_carry_nothing_are_not_swapped_all_the_time() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    while journey.policy.deadline is not None and journey.policy.deadline < 100.0:
+        now = journey.policy.deadline
+        for action in journey.at(now):
+            if isinstance(action, Probe):
+                journey.at(now, ProbeAnswered(action.route, 0.01))
+    assert 2 <= len(journey.moves()) <= 16
+
+
+# Rule 11: the application's own moves
+
+
+def test_an_explicit_move_asks_first_and_then_moves() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI)
+    assert journey.at(1.0, MoveRequested(WIFI)) == [Probe(WIFI)]
+    assert journey.at(1.01, ProbeAnswered(WIFI, 0.01)) == [
+        Report(PathProbed("wlan0", 0.01)),
+        Migrate(WIFI, "requested"),
+        Accepted(WIFI),
+    ]
+
+
+def test_an_explicit_move_holds_against_the_kernel_until_the_network_changes() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI)
+    journey.at(1.0, MoveRequested(WIFI))
+    journey.at(1.01, ProbeAnswered(WIFI, 0.01))
+    journey.at(1.02, heard=1.02)
+    assert journey.run(100.0) == []
+    assert journey.policy.active == WIFI
+    assert journey.at(100.0, RoutesChanged((CELLULAR, WIFI, CABLE))) == [Probe(CELLULAR)]
+
+
+def test_to_move_where_we_are_is_done_already() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI)
+    assert journey.at(1.0, MoveRequested(CELLULAR)) == [Accepted(CELLULAR)]
+    assert journey.at(1.0, MoveRequested(None)) == [Accepted(CELLULAR)]
+
+
+def test_to_move_without_a_name_is_to_move_where_the_kernel_would() -> None:
+    journey = Journey(CELLULAR, settings=Migration(auto=False))
+    journey.at(0.5, RoutesChanged((WIFI, CELLULAR)))
+    assert journey.at(1.0, MoveRequested(None)) == [Probe(WIFI)]
+
+
+def test_a_request_for_a_network_that_is_not_there_is_refused() -> None:
+    assert Journey().at(1.0, MoveRequested(WIFI)) == [Refuse("no-route")]
+    held = Journey()
+    held.at(1.0, RoutesChanged(()))
+    assert held.at(2.0, MoveRequested(None)) == [Refuse("no-route")]
+
+
+def test_a_request_that_nobody_answers_is_refused_and_the_connection_stays() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI)
+    journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.0, MoveRequested(WIFI))
+    told = [action for _, action in journey.run(10.0)]
+    assert told[2:] == [Report(PathRejected("wlan0", "no-answer")), Refuse("no-answer")]
+    assert journey.policy.deadline is None
+
+
+def test_a_request_whose_network_goes_away_is_refused() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI)
+    journey.at(1.0, MoveRequested(WIFI))
+    assert journey.at(1.01, RoutesChanged((CELLULAR,))) == [Refuse("no-route")]
+
+
+def test_a_request_without_a_spare_connection_id_is_refused_after_a_moment() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, spare_ids=0)
+    journey.at(1.0, MoveRequested(WIFI))
+    journey.at(1.01, ProbeAnswered(WIFI, 0.01))
+    assert [action for _, action in journey.run(2.0)] == [Refuse("connection-ids-exhausted")]
+    assert journey.policy.active == CELLULAR
+
+
+def test_a_request_that_is_cancelled_stops_the_asking() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI)
+    journey.at(1.0, MoveRequested(WIFI))
+    assert journey.at(1.001, MoveCancelled()) == []
+    assert journey.policy.deadline is None
+    assert journey.at(1.01, ProbeAnswered(WIFI, 0.01)) == []
+
+
+def test_a_request_is_fulfilled_by_the_move_that_a_dying_path_forces() -> None:
+    journey = Journey(CELLULAR, CELLULAR, CABLE, WIFI)
+    journey.at(1.0, MoveRequested(WIFI))
+    assert journey.at(1.001, RoutesChanged((CABLE, WIFI))) == [Migrate(WIFI, "dead")]
+    assert journey.at(1.05, heard=1.05) == [Accepted(WIFI)]
+
+
+def test_a_request_on_trust_is_accepted_only_when_something_came_back() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, heard=0.0)
+    journey.at(1.0, MoveRequested(WIFI))
+    journey.run(2.3)
+    assert journey.at(2.3, ServerSilent(CELLULAR)) == [Migrate(WIFI, "requested")]
+    assert journey.at(2.35, heard=2.35) == [Accepted(WIFI)]
+
+
+def test_a_request_on_trust_is_refused_when_nothing_came_back() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, heard=0.0)
+    journey.at(1.0, MoveRequested(WIFI))
+    journey.run(2.3)
+    journey.at(2.3, ServerSilent(CELLULAR))
+    told = [action for _, action in journey.run(2.8)]
+    assert told == [Report(PathRejected("wlan0", "no-answer")), Refuse("no-answer"), Migrate(CELLULAR, "rolled-back")]
+
+
+# Rule 12: by hand only
+
+
+def test_by_hand_only_means_that_nothing_else_moves_it() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, settings=Migration(auto=False), due=True)
+    journey.at(1.0, RoutesChanged((WIFI,)))
+    journey.at(2.0, SendFailed(CELLULAR, errno.ENETUNREACH))
+    journey.at(3.0, RoutesChanged(()))
+    journey.at(4.0, RoutesChanged((WIFI, CELLULAR)))
+    assert journey.run(1000.0) == []
+    assert journey.told == []
+    assert journey.at(1000.0, MoveRequested(WIFI)) == [Probe(WIFI)]
+    assert Accepted(WIFI) in journey.at(1000.01, ProbeAnswered(WIFI, 0.01))
+    assert journey.run(2000.0) == []
+
+
+# Rule 13: connected and unconnected sockets
+
+CONNECTED = Migration(sockets="connected")
+UNCONNECTED = Migration(sockets="unconnected")
+
+
+def test_a_connected_socket_follows_the_kernel_at_once() -> None:
+    journey = Journey(settings=CONNECTED)
+    assert journey.at(1.0, RoutesChanged((WIFI, CELLULAR))) == [Migrate(WIFI, "preferred")]
+    assert journey.at(1.1, RoutesChanged((CELLULAR,))) == [Migrate(CELLULAR, "dead")]
+
+
+def test_a_connected_socket_does_not_search_in_a_silence_nor_move_back_against_the_kernel() -> None:
+    journey = Journey(settings=CONNECTED, due=True)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.run(60.0)
+    assert journey.moves() == [Migrate(WIFI, "preferred")]
+    assert {type(action) for _, action in journey.told} == {Migrate, Ping}
+
+
+def test_a_connected_socket_is_moved_by_hand_only_after_asking() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, settings=Migration(sockets="connected", auto=False))
+    assert journey.at(1.0, MoveRequested(WIFI)) == [Probe(WIFI)]
+    assert Migrate(WIFI, "requested") in journey.at(1.01, ProbeAnswered(WIFI, 0.01))
+
+
+def test_an_unconnected_socket_sends_one_ping_after_a_change_and_the_kernel_does_the_rest() -> None:
+    journey = Journey(settings=UNCONNECTED)
+    assert journey.at(1.0, RoutesChanged((WIFI, CELLULAR))) == [Ping()]
+    assert journey.at(2.0, RoutesChanged((WIFI,))) == []
+    assert journey.at(3.0, RoutesChanged((CELLULAR,))) == [Ping()]
+    assert journey.at(4.0, SendFailed(CELLULAR, errno.ENETUNREACH)) == []
+    assert journey.at(5.0, MoveRequested(CELLULAR)) == [Refuse("migration-disabled")]
+
+
+def test_an_unconnected_socket_holds_in_an_outage_and_resumes_wherever_the_kernel_likes() -> None:
+    journey = Journey(settings=UNCONNECTED)
+    assert journey.at(1.0, RoutesChanged(())) == [Hold(), Report(NetworkLost())]
+    restored = journey.at(9.0, RoutesChanged((WIFI,)))
+    assert restored == [Resume(WIFI), Ping(), Report(NetworkRestored("wlan0", 8.0))]
+
+
+def test_an_unconnected_socket_asks_in_a_silence_so_that_a_forgetful_nat_is_reminded() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, settings=UNCONNECTED, due=True)
+    journey.run(10.0)
+    assert {type(action) for _, action in journey.told} == {Ping}
+    assert journey.times(Ping)[0] == pytest.approx(0.2)
+
+
+def test_an_unconnected_socket_by_hand_is_left_alone_altogether() -> None:
+    journey = Journey(settings=Migration(sockets="unconnected", auto=False), due=True)
+    for step, routes in enumerate([(WIFI, CELLULAR), (WIFI,), ()]):
+        assert journey.at(1.0 + step, RoutesChanged(routes)) == []
+    assert journey.run(1000.0) == []
