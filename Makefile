@@ -49,7 +49,7 @@ bench: build ## the headline figure: milliseconds without data when a network go
 
 wheel: $(INSTALLED) ## a wheel for others to install, in dist/
 	@rm -rf dist
-	$(NATIVE) maturin build --quiet --release --locked --out dist
+	$(NATIVE) maturin build --quiet --release --locked --strip --out dist
 
 wheel-check: wheel ## that wheel, installed into an empty environment and used
 	tools/wheel-check $(BIN)/python dist/*.whl
