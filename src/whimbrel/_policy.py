@@ -66,7 +66,7 @@ RETRY: Final = (1.0, 60.0)
 ROLLED_BACK_PAUSE: Final = 10.0
 """The first pause after a move that was taken back: unlike a probe, trying again costs the user a stall."""
 PATIENCE: Final = (0.3, 1.5)
-"""Bounds on the wait for the first packet after a move, otherwise three PTOs."""
+"""Bounds on the wait for the first packet after a move, otherwise three PTOs, or three round trips of the new path."""
 ID_WAIT: Final = 0.5
 """The longest wait for a spare connection ID while the old path lives, otherwise three PTOs."""
 ID_LOOK: Final = 0.1
@@ -400,6 +400,7 @@ class MigrationPolicy:
         self._pauses: dict[Route, Pause] = {}
         self._flaps: dict[Route, Flaps] = {}
         self._preferred_since = -math.inf
+        self._rtts: dict[Route, float] = {}  # as probes have measured them
         self._left: dict[Route, float] = {}  # when each route was last moved away from
         self._probes_paid_until = -math.inf  # the rate limit's only memory: see _may_probe
         self._leap_after = -math.inf  # no move on trust in a silence before this …
@@ -438,8 +439,9 @@ class MigrationPolicy:
         match event:
             case RoutesChanged(routes):
                 return self._note_routes(routes, now)
-            case ProbeAnswered():
+            case ProbeAnswered(route, rtt):
                 self._server_answers, self._server_silent = True, False
+                self._rtts[route] = rtt
             case ServerSilent(route) if route == self.active and not self._server_answers:
                 self._server_silent = True
                 self._pauses.clear()  # They were earned by not answering, which says nothing about this server.
@@ -468,6 +470,7 @@ class MigrationPolicy:
             self._end_pauses(now)
         self._flaps = {r: f for r, f in self._flaps.items() if now - f.last < FLAP_MEMORY}
         self._left = {r: at for r, at in self._left.items() if r in routes}
+        self._rtts = {r: rtt for r, rtt in self._rtts.items() if r in routes}
         self._leap_after, self._leap_pause = now, RETRY[0]
         self._chosen = False
         if isinstance(self._watch, Listening):
@@ -803,7 +806,8 @@ class MigrationPolicy:
         if left is not None:
             self._left[left] = now
         worked = reason in ("preferred", "returned", "requested") and not self._suspect
-        patience = min(max(3 * facts.pto, PATIENCE[0]), PATIENCE[1])
+        # The PTO is the old path's; the new one may be the slower.
+        patience = min(max(3 * facts.pto, 3 * self._rtts.get(route, 0.0), PATIENCE[0]), PATIENCE[1])
         self._state = Settling(left if worked else None, now, now + patience)
         self._watch = Quiet()
         self._chosen = False

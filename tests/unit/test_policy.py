@@ -306,6 +306,13 @@ def test_patience_is_a_few_ptos_within_bounds(pto: float, patience: float) -> No
     assert journey.policy.deadline == pytest.approx(1.01 + patience)
 
 
+def test_patience_allows_for_a_new_path_that_is_slower_than_the_old() -> None:
+    journey = Journey(pto=0.01)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(1.4, ProbeAnswered(WIFI, 0.4))
+    assert journey.policy.deadline == pytest.approx(1.4 + 1.2)
+
+
 def test_a_move_that_failed_without_a_way_back_tries_the_other_networks() -> None:
     journey = Journey(WIFI, WIFI, CELLULAR, CABLE, due=True)
     journey.at(1.0, RoutesChanged((CELLULAR, CABLE)))
