@@ -1,0 +1,354 @@
+"""One connection under way: its policy's decisions, carried out on the core.
+
+Neither thread nor clock: the driver calls it on the control thread, and a simulation in virtual time. What it cannot do
+by itself (send a probe, ask for routes) it asks of its `Surroundings`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, Protocol, assert_never
+
+from whimbrel import _core
+from whimbrel._errors import (
+    ConnectionIdsExhausted,
+    MigrationDisabled,
+    MigrationError,
+    NoAnswer,
+    NoRoute,
+    OutageTimeout,
+)
+from whimbrel._events import (
+    NetworkLost,
+    NetworkRestored,
+    PathChange,
+    PathMigrated,
+    PathProbed,
+    PathRejected,
+)
+from whimbrel._path import Path
+from whimbrel._policy import (
+    Accepted,
+    Action,
+    ApplicationWrote,
+    ControlProbe,
+    Event,
+    GiveUp,
+    Hold,
+    Migrate,
+    MigrationPolicy,
+    MoveCancelled,
+    MoveRequested,
+    Ping,
+    Probe,
+    ProbeAnswered,
+    Refuse,
+    Report,
+    Resume,
+    RoutesChanged,
+    SendFailed,
+    ServerSilent,
+    Tick,
+)
+from whimbrel._probe import ProbeDatagram
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    from collections.abc import Callable, Sequence
+
+    from whimbrel._config import Migration
+    from whimbrel.network import Route
+
+logger = logging.getLogger("whimbrel")
+
+CONFIRMATION: Final = 0.02
+"""Seconds between looks for the confirmation of the handshake, which is no event; it takes a round trip at most."""
+CONTROL_TIMES: Final = (0.0, 0.3, 0.7)
+"""When the working path is asked whether this server answers probes at all, …"""
+CONTROL_END: Final = 1.2
+"""… and when it is said to answer none."""
+PROBES_KEPT: Final = 32
+"""Questions whose answers are still awaited."""
+SERVERS_KEPT: Final = 256
+
+_REFUSALS: Final[dict[str, type[MigrationError]]] = {
+    error.slug: error for error in (MigrationDisabled, NoRoute, NoAnswer, ConnectionIdsExhausted)
+}
+_silent_servers: OrderedDict[tuple[str, int], None] = OrderedDict()
+"""Servers that do not answer probes. To ask them again for each connection would cost a second each time."""
+
+
+class Surroundings(Protocol):
+    """What a connection needs from whoever steers it."""
+
+    def routes(self, address: str) -> Sequence[Route]:
+        """All ways to a peer now, the kernel's choice first."""
+
+    def send_probe(self, steering: Steering, route: Route, datagram: bytes) -> None:
+        """Send a datagram over that route from a socket of its own; answers go to `Steering.datagram_came`.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+
+
+class Steering:
+    """Joins one client connection of the core to a `MigrationPolicy`."""
+
+    def __init__(
+        self,
+        endpoint: _core.Endpoint,
+        core: _core.Connection,
+        peer: str,
+        settings: Migration,
+        surroundings: Surroundings,
+        report: Callable[[PathChange | Exception], None],
+        now: float,
+        active: Route | None,
+    ) -> None:
+        self.remote = core.remote_address()
+        self.over = False
+        self._endpoint = endpoint
+        self._core = core
+        self._peer = peer
+        self._settings = settings
+        self._surroundings = surroundings
+        self._report = report
+        self._policy = MigrationPolicy(settings, active)
+        self._route = active
+        self._since = now
+        self._confirmed = False
+        self._asked: OrderedDict[bytes, tuple[ProbeDatagram, Route, float]] = OrderedDict()
+        self._control: tuple[Route, float, int] | None = None
+        self._moving: concurrent.futures.Future[Path] | None = None
+        if self.remote in _silent_servers and active is not None:
+            self._handle(ServerSilent(active), now)
+
+    # What is told from outside ----------------------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float | None:
+        """When to call `tick` at the latest."""
+        times = [time for time in (self._policy.deadline, self._confirmation(), self._control_time()) if time]
+        return min(times) if times and not self.over else None
+
+    def tick(self, now: float) -> None:
+        """The deadline has come."""
+        if self.over:
+            return
+        if not self._confirmed:
+            self._since_confirmation = now
+            self._confirmed = self._core.facts().confirmed
+        self._control_tick(now)
+        self._handle(Tick(), now)
+
+    def ask_routes(self, now: float) -> None:
+        """The network may have changed: ask, and tell the policy."""
+        if not self.over:
+            self._handle(RoutesChanged(tuple(self._surroundings.routes(self.remote[0]))), now)
+
+    def core_news(self, now: float) -> None:
+        """The core has news for whoever decides about paths."""
+        for _, kind, value in self._endpoint.control_news():
+            if self.over:
+                return
+            if kind == _core.LOST:
+                self.end()
+            elif kind == _core.SEND_FAILED:
+                refused = self._policy.active
+                # What the kernel says now may explain it, and is newer than any news of it.
+                self.ask_routes(now)
+                if refused is not None and self._policy.active == refused:
+                    self._handle(SendFailed(refused, value), now)
+            elif kind == _core.DUE:
+                self._handle(ApplicationWrote(), now)
+            else:
+                self._handle(Tick(), now)
+
+    def datagram_came(self, datagram: bytes, now: float) -> None:
+        """Something came on a probe's socket."""
+        # The probe's own ID stands where the destination's belongs (RFC 8999 §6).
+        found = self._asked.get(datagram[6:14])
+        if found is None or not found[0].is_answered_by(datagram) or self.over:
+            return
+        question, route, sent = found
+        del self._asked[question.ours]
+        if self._control is not None and route == self._control[0]:
+            self._control = None
+        _silent_servers.pop(self.remote, None)
+        self._handle(ProbeAnswered(route, now - sent), now)
+
+    def request_move(self, interface: str | None, moving: concurrent.futures.Future[Path], now: float) -> None:
+        """The application calls ``migrate()``; its future is resolved when the policy has decided."""
+        if self._moving is not None:
+            moving.set_exception(MigrationError("another move is under way", peer=self._peer, path=self.path()))
+            return
+        self._moving = moving
+        self.ask_routes(now)
+        routes = self._policy.routes
+        route = next((route for route in routes if route.interface == interface), None)
+        if interface is not None and route is None:
+            self._refuse("no-route")
+            return
+        self._handle(MoveRequested(route), now)
+
+    def cancel_move(self, now: float) -> None:
+        """Nobody waits for that move any more."""
+        self._moving = None
+        if not self.over:
+            self._handle(MoveCancelled(), now)
+
+    def end(self) -> None:
+        """The connection is over, or nobody cares for it any more."""
+        self.over = True
+        if self._moving is not None and not self._moving.done():
+            self._refuse("no-answer")
+
+    def path(self) -> Path:
+        """The path in use."""
+        facts, stats = self._core.facts(), self._core.stats()
+        host, port = self._core.local_address()
+        route = self._route
+        return Path(
+            local=(route.source if route is not None else host, port),
+            remote=self.remote,
+            interface=route.interface if route is not None else None,
+            validated=facts.heard > -math.inf,
+            rtt=stats.rtt,
+            mtu=stats.mtu,
+            since=self._since,
+        )
+
+    # What the policy decides ------------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event, now: float) -> None:
+        try:
+            facts = self._core.facts()
+        except RuntimeError:  # It is gone; the news of it are on their way.
+            self.end()
+            return
+        self._confirmed = facts.confirmed
+        actions = self._policy.handle(event, facts, now)
+        if self._settings.sockets == "unconnected":
+            self._route = self._policy.active or self._route
+        if logger.isEnabledFor(logging.DEBUG) and actions:
+            logger.debug("%s: %s -> %s", self._peer, event, actions)
+        # The old path must not be used again between the clock's start and the move, so the move goes first.
+        actions.sort(key=lambda action: isinstance(action, Resume))
+        for action in actions:
+            self._carry_out(action, now)
+
+    def _carry_out(self, action: Action, now: float) -> None:
+        match action:
+            case Probe(route):
+                self._probe(route, now)
+            case ControlProbe(route):
+                self._control = (route, now, 0)
+                self._control_tick(now)
+            case Migrate(route, reason, fresh):
+                self._migrate(action, now)
+            case Ping():
+                self._core.ping()
+            case Hold():
+                self._endpoint.hold(True)
+            case Resume(route):
+                self._route = route
+                self._endpoint.hold(False)
+            case Accepted():
+                if self._moving is not None and not self._moving.done():
+                    self._moving.set_result(self.path())
+                self._moving = None
+            case Refuse(slug):
+                self._refuse(slug)
+            case GiveUp():
+                self.end()
+                text = f"no network for {self._settings.outage:g} s"
+                self._report(OutageTimeout(text, peer=self._peer))
+            case Report(change):
+                self._tell(change)
+            case _:
+                assert_never(action)
+
+    def _migrate(self, action: Migrate, now: float) -> None:
+        route, old = action.route, self.path()
+        heard = self._core.facts().heard
+        try:
+            if self._settings.sockets == "connected":
+                fresh_id = self._core.use_connected_socket(route.index, route.source)
+            else:
+                fresh_id = self._core.pin(route.index, route.source, action.fresh)
+        except OSError as error:
+            # The network went away while we decided. The news of it will come; this makes it sooner.
+            logger.debug("%s: cannot move to %s: %s", self._peer, route.interface, error)
+            self._handle(SendFailed(route, error.errno or 0), now)
+            return
+        self._route, self._since = route, now
+        silence = now - heard if heard > -math.inf else now - old.since
+        self._tell(PathMigrated(old, self.path(), action.reason, silence, linkable=not fresh_id))
+
+    def _refuse(self, slug: str) -> None:
+        moving, self._moving = self._moving, None
+        if moving is not None and not moving.done():
+            path = None if self.over else self.path()
+            moving.set_exception(_REFUSALS[slug](peer=self._peer, path=path))
+
+    def _tell(self, change: PathChange) -> None:
+        match change:
+            case PathMigrated(old, new, reason, silence, linkable):
+                traceable = "; an observer of both could link them, no connection ID was left" if linkable else ""
+                was, to = old.interface or "nothing", new.interface
+                text = "%s: moved from %s to %s (%s; last heard %.0f ms before%s)"
+                logger.info(text, self._peer, was, to, reason, silence * 1000, traceable)
+            case NetworkLost():
+                logger.info("%s: no network; holding on for %g s", self._peer, self._settings.outage)
+            case NetworkRestored(interface, outage):
+                logger.info("%s: %s leads there again, after %.1f s", self._peer, interface, outage)
+            case PathRejected(interface, reason):
+                logger.info("%s: not moving to %s: %s", self._peer, interface, reason)
+            case PathProbed(interface, rtt):
+                logger.debug("%s: the server answers over %s, in %.0f ms", self._peer, interface, rtt * 1000)
+        self._report(change)
+
+    # Probes -----------------------------------------------------------------------------------------------------------
+
+    def _probe(self, route: Route, now: float) -> None:
+        question = ProbeDatagram.new()
+        self._asked[question.ours] = question, route, now
+        while len(self._asked) > PROBES_KEPT:
+            self._asked.popitem(last=False)
+        try:
+            self._surroundings.send_probe(self, route, question.data)
+        except OSError as error:
+            self._handle(SendFailed(route, error.errno or 0), now)
+
+    def _control_tick(self, now: float) -> None:
+        """Rule 10 of the policy: ask the path that works whether this server answers at all."""
+        if self._control is None:
+            return
+        route, begun, sent = self._control
+        if sent < len(CONTROL_TIMES) and now >= begun + CONTROL_TIMES[sent]:
+            self._control = route, begun, sent + 1
+            self._probe(route, now)
+        elif now >= begun + CONTROL_END:
+            self._control = None
+            if self._core.facts().heard > begun and route == self._policy.active:
+                _silent_servers[self.remote] = None
+                while len(_silent_servers) > SERVERS_KEPT:
+                    _silent_servers.popitem(last=False)
+                self._handle(ServerSilent(route), now)
+
+    def _control_time(self) -> float | None:
+        if self._control is None:
+            return None
+        _, begun, sent = self._control
+        return begun + (CONTROL_TIMES[sent] if sent < len(CONTROL_TIMES) else CONTROL_END)
+
+    _since_confirmation = -math.inf
+
+    def _confirmation(self) -> float | None:
+        # RFC 9001 §4.1.2: HANDSHAKE_DONE; until then nothing may move (RFC 9000 §9).
+        if self._confirmed or not self._settings.auto:
+            return None
+        return max(self._since_confirmation, self._since) + CONFIRMATION
