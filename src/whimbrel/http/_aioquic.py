@@ -1,0 +1,309 @@
+"""HTTP/3 by aioquic's sans-IO `H3Connection`. The only file that knows of it.
+
+aioquic expects its own QUIC connection below; `_Transport` has as much of that face as `H3Connection` looks at.
+Private names of aioquic are used in this file alone, which is why its version is pinned to a minor release:
+`tests/unit/test_http_aioquic.py` notices when one of them changes. Each use says what it is for.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pylsqpack
+from aioquic.h3 import connection as h3_connection
+from aioquic.h3 import events as h3_events
+from aioquic.h3.connection import H3Connection, H3Stream, MessageError, ProtocolError, Setting
+from aioquic.quic import events as quic_events
+
+from whimbrel.http._protocol import (
+    ConnectionFailed,
+    DataReceived,
+    ErrorCode,
+    Event,
+    GoAway,
+    HeadersReceived,
+    MessageEnded,
+    MessageMalformed,
+    RawHeaders,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioquic.quic.connection import QuicConnection
+
+MAX_FIELD_SECTION = 64 << 10
+"""Bytes of a header section, encoded, or decoded as RFC 9114 §4.2.2 counts. Common servers take 8 to 64 KiB."""
+
+
+class AioquicHttp3:
+    """An `whimbrel.http._protocol.Http3` for the client's end.
+
+    Args:
+        control_streams: three unidirectional streams that we opened: control, QPACK encoder, QPACK decoder.
+    """
+
+    def __init__(self, control_streams: Sequence[int]) -> None:
+        self._transport = _Transport(control_streams)
+        self._h3 = _Connection(self._transport)
+        self._goaway: dict[int, _GoAwayReader] = {}
+        self._last_goaway: int | None = None
+
+    def receive(self, stream: int, data: bytes, *, ended: bool = False) -> list[Event]:
+        events: list[Event] = []
+        if data:
+            events += self._handle(quic_events.StreamDataReceived(data=data, end_stream=False, stream_id=stream))
+            if stream & 3 == _SERVER_UNIDIRECTIONAL and not self._transport.failure:
+                events += self._read_goaway(stream, data)
+        if ended:
+            # By itself, so that what the headers say about the content is known when its length is checked.
+            events += self._handle(quic_events.StreamDataReceived(data=b"", end_stream=True, stream_id=stream))
+            self._goaway.pop(stream, None)
+            self._h3.without_content.discard(stream)
+        return events
+
+    def reset_received(self, stream: int, code: int) -> list[Event]:
+        self._goaway.pop(stream, None)
+        return self._handle(quic_events.StreamReset(error_code=code, stream_id=stream))
+
+    def stop_received(self, stream: int, code: int) -> list[Event]:
+        return self._handle(quic_events.StopSendingReceived(error_code=code, stream_id=stream))
+
+    def headers(self, stream: int, headers: RawHeaders, *, end: bool = False) -> bytes:
+        self._h3.send_headers(stream, headers, end_stream=end)
+        return self._transport.take_message()
+
+    def data(self, stream: int, data: bytes, *, end: bool = False) -> bytes:
+        self._h3.send_data(stream, data, end_stream=end)
+        return self._transport.take_message()
+
+    def expect_no_content(self, stream: int) -> None:
+        self._h3.without_content.add(stream)
+
+    def abandon(self, stream: int) -> None:
+        # As if the peer had ended both halves: H3Connection then forgets the stream and cancels what its decoder held
+        # for it (RFC 9204 §4.4.2). It has no other way to be told.
+        self._handle(quic_events.StreamReset(error_code=ErrorCode.H3_REQUEST_CANCELLED, stream_id=stream))
+        self._handle(quic_events.StopSendingReceived(error_code=ErrorCode.H3_REQUEST_CANCELLED, stream_id=stream))
+        self._h3.without_content.discard(stream)
+
+    def take_control(self) -> list[tuple[int, bytes]]:
+        return self._transport.take_control()
+
+    def _handle(self, event: quic_events.QuicEvent) -> list[Event]:
+        if self._transport.failure:
+            return []
+        events: list[Event] = []
+        for h3_event in self._h3.handle_event(event):
+            events += _translate(h3_event)
+        events += self._h3.take_malformed()
+        if self._transport.failure:
+            events.append(self._transport.failure)
+        return events
+
+    def _read_goaway(self, stream: int, data: bytes) -> list[Event]:
+        try:
+            identifiers = self._goaway.setdefault(stream, _GoAwayReader()).read(data)
+        except ValueError as error:
+            return [self._transport.fail(ErrorCode.H3_FRAME_ERROR, str(error))]
+        events: list[Event] = []
+        for identifier in identifiers:
+            # RFC 9114 §5.2: a request's stream, and never more than was said before.
+            if identifier & 3 or (self._last_goaway is not None and identifier > self._last_goaway):
+                return [*events, self._transport.fail(ErrorCode.H3_ID_ERROR, f"GOAWAY names stream {identifier}")]
+            self._last_goaway = identifier
+            events.append(GoAway(identifier))
+        return events
+
+
+_SERVER_UNIDIRECTIONAL = 3  # The low two bits of such a stream's id (RFC 9000 §2.1).
+
+
+class _Transport:
+    """As much of aioquic's QuicConnection as its H3Connection looks at."""
+
+    def __init__(self, control_streams: Sequence[int]) -> None:
+        self.configuration = SimpleNamespace(is_client=True)
+        self.failure: ConnectionFailed | None = None
+        self._quic_logger = None
+        self._remote_max_datagram_frame_size: int | None = None
+        self._unused = list(control_streams)
+        self._control_streams = frozenset(control_streams)
+        self._control: list[tuple[int, bytes]] = []
+        self._message: list[bytes] = []
+
+    def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
+        assert is_unidirectional, "requests' streams are opened by the client, not by the HTTP layer"
+        return self._unused.pop(0)
+
+    def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
+        if stream_id not in self._control_streams:
+            self._message.append(data)
+        elif data:
+            self._control.append((stream_id, data))
+
+    def close(self, error_code: int, reason_phrase: str = "") -> None:
+        self.fail(error_code, reason_phrase)
+
+    def fail(self, code: int, reason: str) -> ConnectionFailed:
+        self.failure = ConnectionFailed(int(code), reason or ErrorCode(code).name)
+        return self.failure
+
+    def take_message(self) -> bytes:
+        message, self._message = self._message, []
+        return b"".join(message)
+
+    def take_control(self) -> list[tuple[int, bytes]]:
+        control, self._control = self._control, []
+        return control
+
+
+class _Connection(H3Connection):
+    """H3Connection, with what a download client needs otherwise."""
+
+    def __init__(self, transport: _Transport) -> None:
+        self.without_content: set[int] = set()
+        self._malformed: list[Event] = []
+        super().__init__(cast("QuicConnection", transport))
+
+    def take_malformed(self) -> list[Event]:
+        malformed, self._malformed = self._malformed, []
+        return malformed
+
+    def _init_connection(self) -> None:
+        # No dynamic table for what the peer sends: with one, 64 KiB of header section could stand for 256 MB of
+        # fields, and a response would wait for packets of another stream, which is worst just after a move. It costs
+        # some hundred bytes a response.
+        self._max_table_capacity = 0
+        self._blocked_streams = 0
+        self._decoder = pylsqpack.Decoder(0, 0)
+        # No MAX_PUSH_ID is sent, so a server that pushes breaks the protocol (RFC 9114 §7.2.7): nobody would take it.
+        self._max_push_id = None
+        super()._init_connection()
+
+    def _get_local_settings(self) -> dict[int, int]:
+        return {**super()._get_local_settings(), Setting.MAX_FIELD_SECTION_SIZE: MAX_FIELD_SECTION}
+
+    def _check_content_length(self, stream: H3Stream) -> None:
+        # A response to HEAD, and a 304, tell the length of what they do not carry (RFC 9110 §8.6).
+        if stream.stream_id not in self.without_content or stream.content_length:
+            super()._check_content_length(stream)
+
+    def _receive_request_or_push_data(
+        self, stream: H3Stream, data: bytes, stream_ended: bool
+    ) -> list[h3_events.H3Event]:
+        try:
+            events = super()._receive_request_or_push_data(stream, data, stream_ended)
+        except MessageError as error:
+            # H3Connection would end the connection; RFC 9114 §4.1.2 asks for the end of this stream alone.
+            return self._reject(stream, ErrorCode.H3_MESSAGE_ERROR, error.reason_phrase)
+        for event in events:
+            if isinstance(event, h3_events.HeadersReceived) and dict(event.headers).get(b":status") == b"304":
+                self.without_content.add(stream.stream_id)
+        # Whatever is not content is held until it is whole, so its size must be bounded here.
+        if len(stream.buffer) > MAX_FIELD_SECTION:
+            return self._reject(stream, ErrorCode.H3_EXCESSIVE_LOAD, "its header section is too large")
+        return events
+
+    def _receive_stream_data_uni(self, stream: H3Stream, data: bytes, stream_ended: bool) -> list[h3_events.H3Event]:
+        events = super()._receive_stream_data_uni(stream, data, stream_ended)
+        if len(stream.buffer) > MAX_FIELD_SECTION:
+            raise _ExcessiveLoad("its settings are too large")
+        return events
+
+    def _reject(self, stream: H3Stream, code: ErrorCode, reason: str) -> list[h3_events.H3Event]:
+        stream.buffer = b""
+        self._malformed.append(MessageMalformed(stream.stream_id, code, reason))
+        return []
+
+
+class _ExcessiveLoad(ProtocolError):
+    """What H3Connection catches to end the connection; it has none for this code."""
+
+    error_code = h3_connection.ErrorCode.H3_EXCESSIVE_LOAD
+
+
+def _translate(event: h3_events.H3Event) -> list[Event]:
+    match event:
+        case h3_events.HeadersReceived(headers=headers, stream_id=stream, stream_ended=ended):
+            translated: list[Event] = [HeadersReceived(stream, headers)]
+        case h3_events.DataReceived(data=data, stream_id=stream, stream_ended=ended):
+            translated = [DataReceived(stream, data)] if data else []
+        case _:
+            return []  # Pushes are refused, datagrams and WebTransport not announced: nothing else can come.
+    if ended:
+        translated.append(MessageEnded(stream))
+    return translated
+
+
+class _GoAwayReader:
+    """Finds GOAWAY on one of the peer's unidirectional streams; H3Connection checks the others and skips this one."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._skip = 0
+        self._is_control: bool | None = None
+
+    def read(self, data: bytes) -> list[int]:
+        """Returns the identifiers that came, in order. Raises ValueError where a GOAWAY frame is malformed."""
+        found: list[int] = []
+        if self._is_control is False:
+            return found
+        self._buffer += data
+        while self._buffer:
+            if self._skip:
+                skipped = min(self._skip, len(self._buffer))
+                self._skip -= skipped
+                self._buffer = self._buffer[skipped:]
+                continue
+            if self._is_control is None:
+                if not (first := _varint(self._buffer)):
+                    break
+                self._is_control = first[0] == _CONTROL_STREAM
+                self._buffer = self._buffer[first[1] :] if self._is_control else b""
+                continue
+            frame = _varints(self._buffer, 2)
+            if frame is None:
+                break
+            (kind, length), start = frame
+            if kind != _GOAWAY_FRAME:
+                self._skip, self._buffer = length, self._buffer[start:]
+                continue
+            if length > 8:
+                raise ValueError("GOAWAY is too long")
+            payload = self._buffer[start : start + length]
+            if len(payload) < length:
+                break
+            identifier = _varint(payload)
+            if identifier is None or identifier[1] != length:
+                raise ValueError("GOAWAY does not hold one number")
+            found.append(identifier[0])
+            self._buffer = self._buffer[start + length :]
+        return found
+
+
+_CONTROL_STREAM = 0x00  # RFC 9114 §6.2.1
+_GOAWAY_FRAME = 0x07  # RFC 9114 §7.2.6
+
+
+def _varints(data: bytes, count: int) -> tuple[list[int], int] | None:
+    values: list[int] = []
+    start = 0
+    for _ in range(count):
+        value = _varint(data[start : start + 8])
+        if value is None:
+            return None
+        values.append(value[0])
+        start += value[1]
+    return values, start
+
+
+def _varint(data: bytes) -> tuple[int, int] | None:
+    """The variable-length integer that ``data`` begins with and its length, if it is all there (RFC 9000 §16)."""
+    if not data:
+        return None
+    length = 1 << (data[0] >> 6)
+    if len(data) < length:
+        return None
+    return int.from_bytes(data[:length], "big") & ((1 << (8 * length - 2)) - 1), length

@@ -1,0 +1,133 @@
+"""What an HTTP/3 layer must offer (RFC 9114), without I/O. Names and values; the work is done in `_aioquic`.
+
+Bytes of streams go in by `receive`, what they mean comes out as events; what is to be written comes out as bytes. Who
+reads and writes the streams, and when, is decided by `_client`. Replacing the layer means another class like `Http3`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol, TypeAlias
+
+RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
+"""Field names in lower case and values, in order; pseudo-header fields such as ``:status`` first (RFC 9114 §4.3)."""
+
+
+class ErrorCode(IntEnum):
+    """Why a stream or a connection is ended (RFC 9114 §8.1, RFC 9204 §6)."""
+
+    H3_NO_ERROR = 0x100
+    H3_GENERAL_PROTOCOL_ERROR = 0x101
+    H3_INTERNAL_ERROR = 0x102
+    H3_STREAM_CREATION_ERROR = 0x103
+    H3_CLOSED_CRITICAL_STREAM = 0x104
+    H3_FRAME_UNEXPECTED = 0x105
+    H3_FRAME_ERROR = 0x106
+    H3_EXCESSIVE_LOAD = 0x107
+    H3_ID_ERROR = 0x108
+    H3_SETTINGS_ERROR = 0x109
+    H3_MISSING_SETTINGS = 0x10A
+    H3_REQUEST_REJECTED = 0x10B
+    H3_REQUEST_CANCELLED = 0x10C
+    H3_REQUEST_INCOMPLETE = 0x10D
+    H3_MESSAGE_ERROR = 0x10E
+    H3_CONNECT_ERROR = 0x10F
+    H3_VERSION_FALLBACK = 0x110
+    QPACK_DECOMPRESSION_FAILED = 0x200
+    QPACK_ENCODER_STREAM_ERROR = 0x201
+    QPACK_DECODER_STREAM_ERROR = 0x202
+
+
+def code_name(code: int) -> str:
+    """``H3_REQUEST_CANCELLED`` for 0x10c; the number itself for one that nobody has named."""
+    try:
+        return ErrorCode(code).name
+    except ValueError:
+        return f"0x{code:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadersReceived:
+    """A header or trailer section is complete, interim responses included (RFC 9114 §4.1)."""
+
+    stream: int
+    headers: RawHeaders
+
+
+@dataclass(frozen=True, slots=True)
+class DataReceived:
+    """Some of a message's content."""
+
+    stream: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEnded:
+    """The message is whole: its length is what its header section said."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageMalformed:
+    """The peer broke a rule about one message: end its stream with ``code`` (RFC 9114 §4.1.2)."""
+
+    stream: int
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GoAway:
+    """The peer starts no work on streams from ``stream`` on, and none on new ones (RFC 9114 §5.2)."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionFailed:
+    """The peer broke a rule of the connection: close it with ``code`` (RFC 9114 §8)."""
+
+    code: int
+    reason: str
+
+
+Event = HeadersReceived | DataReceived | MessageEnded | MessageMalformed | GoAway | ConnectionFailed
+
+
+class Http3(Protocol):
+    """One end of an HTTP/3 connection."""
+
+    def receive(self, stream: int, data: bytes, *, ended: bool = False) -> list[Event]:
+        """Bytes that the peer sent on a stream, in order; ``ended``: they are the last ones."""
+        ...
+
+    def reset_received(self, stream: int, code: int) -> list[Event]:
+        """The peer will send no more on a stream, and what it sent is not whole (RESET_STREAM)."""
+        ...
+
+    def stop_received(self, stream: int, code: int) -> list[Event]:
+        """The peer reads no more of a stream (STOP_SENDING)."""
+        ...
+
+    def headers(self, stream: int, headers: RawHeaders, *, end: bool = False) -> bytes:
+        """What to write on a stream to send a header or trailer section; ``end``: nothing follows it."""
+        ...
+
+    def data(self, stream: int, data: bytes, *, end: bool = False) -> bytes:
+        """What to write on a stream to send content."""
+        ...
+
+    def expect_no_content(self, stream: int) -> None:
+        """The response on this stream has no content, whatever Content-Length it gives (RFC 9110 §8.6)."""
+        ...
+
+    def abandon(self, stream: int) -> None:
+        """Nothing more is sent or wanted on this stream: forget it, and tell the peer's header compression."""
+        ...
+
+    def take_control(self) -> list[tuple[int, bytes]]:
+        """What to write now on the streams given to the constructor, in order, as (stream, bytes)."""
+        ...
