@@ -1,0 +1,336 @@
+"""The client's end of an HTTP/3 connection: its control streams, and the requests on it (RFC 9114 §3.3, §6.2).
+
+Each request is read and written by the task that made it (`_response`). What all share is here: two tasks write and
+read the control and QPACK streams, so that no cancelled request can leave half an instruction on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias, TypedDict, Unpack
+
+import whimbrel
+from whimbrel._config import Limits, Migration
+from whimbrel._errors import (
+    LocalProtocolError,
+    RemoteProtocolError,
+    StreamReset,
+    StreamStopped,
+    WhimbrelError,
+)
+from whimbrel._stream import ReceiveStream, SendStream
+from whimbrel.http._aioquic import AioquicHttp3
+from whimbrel.http._headers import Headers, HeadersLike, field_section, request_headers
+from whimbrel.http._protocol import (
+    ConnectionFailed,
+    ErrorCode,
+    Event,
+    GoAway,
+    Http3,
+    code_name,
+)
+from whimbrel.http._response import RequestRejected, Response
+from whimbrel.http._url import DEFAULT_PORT, Url, authority
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from whimbrel._connection import Connection
+
+Body: TypeAlias = bytes | bytearray | memoryview | AsyncIterable[bytes] | BinaryIO
+"""What a request may carry: bytes, an asynchronous source of them, or a file opened for reading in binary."""
+
+CONTROL_STREAMS = 3  # Control, QPACK encoder, QPACK decoder (RFC 9114 §6.2.1, RFC 9204 §4.2).
+
+_log = logging.getLogger("whimbrel")
+
+
+class ConnectOptions(TypedDict, total=False):
+    """Options of `whimbrel.connect` that `connect` passes on."""
+
+    verify: bool | str | os.PathLike[str]
+    cert: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None
+    server_hostname: str | None
+    timeout: float | None
+    idle_timeout: float
+    keepalive: float | None
+    migration: Migration | None
+    limits: Limits
+
+
+def connect(url: str, port: int | None = None, **options: Unpack[ConnectOptions]) -> _Connect:
+    """Connect to an HTTP/3 server: ``await connect(...)`` or ``async with connect(...) as client``.
+
+    Args:
+        url: an ``https`` URL, of which host and port count, or a host.
+        port: for a host; by default 443.
+        options: those of `whimbrel.connect`.
+
+    Raises:
+        InvalidUrl: it is neither.
+        ConnectFailed: as `whimbrel.connect`.
+    """
+    if "://" in url:
+        if port is not None:
+            raise LocalProtocolError("give the port in the URL or beside a host, not both")
+        return _Connect(*Url.parse(url).origin, options)
+    return _Connect(url, DEFAULT_PORT if port is None else port, options)
+
+
+class Client:
+    """Requests over one HTTP/3 connection, as many at once as the server allows.
+
+    Made by `connect`, or over a `whimbrel.Connection` that speaks ``h3``: ``async with Client(connection, "host")``.
+
+    Args:
+        connection: the client then owns it and closes it.
+        authority: host, and port where it is not 443, as in a URL.
+    """
+
+    connection: Connection
+    http3: Http3
+
+    def __init__(self, connection: Connection, authority: str) -> None:
+        self.connection = connection
+        self.authority = authority
+        self._control: dict[int, SendStream] = {}
+        self._control_wanted = asyncio.Event()
+        self._responses: dict[int, Response] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._goaway: int | None = None
+        self._failure: ConnectionFailed | None = None
+        self._closed = False
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: HeadersLike = (),
+        body: Body | None = None,
+        trailers: HeadersLike | None = None,
+    ) -> Response:
+        """Send a request and wait for the head of its response. Cancelling this cancels the request.
+
+        Args:
+            method: such as ``"GET"``.
+            target: path and query, percent-encoded, beginning with ``/``.
+            headers: further fields; ``content-length`` is added where the body is bytes.
+            body: sent while the response is awaited and read.
+            trailers: fields to send after the body.
+
+        Raises:
+            LocalProtocolError: the request is not one that HTTP/3 can carry, or the client is closed.
+            RequestRejected: the server takes no more requests on this connection, and did no work on this one.
+            StreamReset: the server gave up on it.
+            RemoteProtocolError: the server broke the protocol.
+            ConnectionLost: the connection ended.
+        """
+        self._check_open()
+        fields = Headers(headers)
+        if isinstance(body, bytes | bytearray | memoryview) and "content-length" not in fields:
+            fields = Headers([*fields.fields(), ("content-length", str(memoryview(body).nbytes))])
+        section = request_headers(method, self.authority, target, fields)
+        trailer_section = None if trailers is None else field_section(trailers)
+        stream = await self.connection.open_stream()
+        try:
+            self._check_open()  # Once more: it may have taken long.
+        except WhimbrelError:
+            stream.reset(ErrorCode.H3_REQUEST_CANCELLED)
+            stream.stop(ErrorCode.H3_REQUEST_CANCELLED)
+            raise
+        response = self._responses[stream.id] = Response(self, stream, method)
+        try:
+            await response._send(section, _pieces(body), trailer_section)
+            await response._receive_headers()
+        except BaseException:
+            response._cancel(ErrorCode.H3_REQUEST_CANCELLED)
+            raise
+        return response
+
+    async def close(self, *, linger: float = 3.0) -> None:
+        """Close the connection; what is still going on is cancelled. May be called twice.
+
+        Args:
+            linger: seconds to wait for the server to have what was sent.
+        """
+        self._closed = True
+        for response in list(self._responses.values()):
+            await response.close()
+        await self.connection.close(ErrorCode.H3_NO_ERROR, linger=linger)
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self.close(linger=0.0)
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close(linger=3.0 if exc_type is None else 0.0)
+
+    # For the responses ------------------------------------------------------------------------------------------------
+
+    def control_ready(self) -> None:
+        """The HTTP layer may have bytes for the control streams."""
+        self._control_wanted.set()
+
+    def stream_done(self, stream: int) -> None:
+        """A response is over."""
+        self._responses.pop(stream, None)
+
+    def connection_failed(self, event: ConnectionFailed) -> None:
+        """The server broke a rule of the connection: close it, and say why."""
+        if self._failure is None and not self._closed:
+            self._failure = event
+            _log.debug("%s broke the protocol: %s", self.authority, event.reason)
+            self._spawn(partial(self.connection.close, event.code, event.reason, linger=0.0))
+
+    def failure(self) -> RemoteProtocolError | None:
+        """What the server did wrong, once it has."""
+        if self._failure is None:
+            return None
+        text = f"the server broke the HTTP/3 protocol: {self._failure.reason} ({code_name(self._failure.code)})"
+        return RemoteProtocolError(text, peer=self.authority)
+
+    # Inside -----------------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        streams = [await self.connection.open_send_stream() for _ in range(CONTROL_STREAMS)]
+        for stream in streams:
+            # Open for as long as the connection is: nothing is due because of them.
+            stream.background()
+        self._control = {stream.id: stream for stream in streams}
+        self.http3 = AioquicHttp3([stream.id for stream in streams])
+        await self._flush_control()
+        self._spawn(self._write_control)
+        self._spawn(self._accept)
+
+    def _check_open(self) -> None:
+        if failure := self.failure():
+            raise failure
+        if self._closed:
+            raise LocalProtocolError("this client is closed", peer=self.authority)
+        if self._goaway is not None:
+            text = "the server takes no more requests on this connection"
+            raise RequestRejected(ErrorCode.H3_REQUEST_REJECTED, text, peer=self.authority)
+
+    async def _write_control(self) -> None:
+        while await self._control_wanted.wait():
+            self._control_wanted.clear()
+            await self._flush_control()
+
+    async def _flush_control(self) -> None:
+        for stream, data in self.http3.take_control():
+            try:
+                await self._control[stream].write(data)
+            except StreamStopped as stopped:
+                self._apply(self.http3.stop_received(stream, stopped.code))
+
+    async def _accept(self) -> None:
+        while True:
+            stream = await self.connection.accept_stream()
+            if isinstance(stream, SendStream):
+                # RFC 9114 §6.1: only an extension that we asked for may have servers open these.
+                reason = "the server opened a bidirectional stream"
+                self.connection_failed(ConnectionFailed(ErrorCode.H3_STREAM_CREATION_ERROR, reason))
+                return
+            stream.background()
+            self._spawn(partial(self._read_control, stream))
+
+    async def _read_control(self, stream: ReceiveStream) -> None:
+        try:
+            while data := await stream.read(1 << 16):
+                self._apply(self.http3.receive(stream.id, data))
+        except StreamReset as reset:
+            self._apply(self.http3.reset_received(stream.id, reset.code))
+        else:
+            self._apply(self.http3.receive(stream.id, b"", ended=True))
+
+    def _apply(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case GoAway(stream=first):
+                    self._going_away(first)
+                case ConnectionFailed():
+                    self.connection_failed(event)
+                case _:
+                    raise AssertionError(f"{event} has nothing to do with a control stream")
+        self.control_ready()
+
+    def _going_away(self, first: int) -> None:
+        _log.debug("%s takes no more requests on this connection", self.authority)
+        self._goaway = first
+        for stream, response in list(self._responses.items()):
+            if stream >= first:
+                response._reject()
+
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(_quietly(work), name="whimbrel-http")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Connect:
+    """What `connect` returns: to be awaited, or entered by ``async with``."""
+
+    def __init__(self, host: str, port: int, options: ConnectOptions) -> None:
+        self._host, self._port, self._options = host, port, options
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[None, None, Client]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self._connect()
+        return self._client
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._client is not None, "entered before it is left"
+        await self._client.__aexit__(exc_type, exc, traceback)
+
+    async def _connect(self) -> Client:
+        connection = await whimbrel.connect(self._host, self._port, alpn="h3", **self._options)
+        return await Client(connection, authority(self._host, self._port)).__aenter__()
+
+
+async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
+    # That the connection ended is told to whoever waits for a response.
+    with suppress(WhimbrelError):
+        await work()
+
+
+def _pieces(body: Body | None) -> AsyncIterator[bytes | memoryview] | None:
+    match body:
+        case None:
+            return None
+        case bytes() | bytearray() | memoryview():
+            return _one(memoryview(body).cast("B")) if memoryview(body).nbytes else None
+        case AsyncIterable():
+            return aiter(body)
+        case _:
+            return _file(body)
+
+
+async def _one(body: memoryview) -> AsyncIterator[memoryview]:
+    yield body
+
+
+async def _file(file: BinaryIO) -> AsyncIterator[bytes]:
+    # In a thread: it may be a pipe, or lie on a disk that sleeps.
+    while piece := await asyncio.to_thread(file.read, 1 << 20):
+        yield piece

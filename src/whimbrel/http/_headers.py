@@ -1,0 +1,99 @@
+"""Header fields: how callers see them, and which ones a request may carry (RFC 9114 §4.2, §4.3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
+
+from whimbrel._errors import LocalProtocolError
+from whimbrel.http._protocol import RawHeaders
+
+HeadersLike: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
+
+
+class Headers(Mapping[str, str]):
+    """Fields of a message in the order they came. Names are in lower case and found in any case.
+
+    A field that came several times reads as one, joined by commas (RFC 9110 §5.3); `get_all` keeps them apart, which
+    matters for ``set-cookie``.
+    """
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: HeadersLike = ()) -> None:
+        items = fields.items() if isinstance(fields, Mapping) else fields
+        self._fields = [(name.lower(), value) for name, value in items]
+
+    def __getitem__(self, name: str) -> str:
+        values = self.get_all(name)
+        if not values:
+            raise KeyError(name)
+        return ", ".join(values)
+
+    def get_all(self, name: str) -> list[str]:
+        """Each value of a field, in order; empty where there is none."""
+        wanted = name.lower()
+        return [value for key, value in self._fields if key == wanted]
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Every field as it came."""
+        return list(self._fields)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._fields))
+
+    def __len__(self) -> int:
+        return len(dict(self._fields))
+
+    def __repr__(self) -> str:
+        return f"Headers({self._fields!r})"
+
+
+def request_headers(method: str, authority: str, target: str, headers: HeadersLike) -> RawHeaders:
+    """The header section of a request.
+
+    Raises:
+        LocalProtocolError: a name or value that HTTP/3 does not allow.
+    """
+    if not _TOKEN.fullmatch(method):
+        raise LocalProtocolError(f"{method!r} is no HTTP method")
+    if not _TARGET.fullmatch(target):
+        raise LocalProtocolError(f"{target!r} is no target: it must begin with / and be percent-encoded")
+    pseudo = [(b":method", method), (b":scheme", "https"), (b":authority", authority), (b":path", target)]
+    return [(name, value.encode("ascii")) for name, value in pseudo] + field_section(headers)
+
+
+def field_section(headers: HeadersLike) -> RawHeaders:
+    """Fields as they are sent: lower-case names, values in Latin-1 (RFC 9110 §5.5).
+
+    Raises:
+        LocalProtocolError: a name or value that HTTP/3 does not allow.
+    """
+    section: RawHeaders = []
+    for name, value in Headers(headers).fields():
+        if not _TOKEN.fullmatch(name):
+            raise LocalProtocolError(f"{name!r} is no header name")
+        if name in _CONNECTION_SPECIFIC or (name == "te" and value.lower() != "trailers"):
+            raise LocalProtocolError(f"HTTP/3 has no {name!r} header: connections are QUIC's affair (RFC 9114 §4.2)")
+        try:
+            encoded = value.strip(" \t").encode("latin-1")
+        except UnicodeEncodeError:
+            raise LocalProtocolError(f"the value of {name!r} has characters beyond Latin-1") from None
+        if _FORBIDDEN.search(encoded):
+            raise LocalProtocolError(f"the value of {name!r} holds a line end or a null byte")
+        section.append((name.encode("ascii"), encoded))
+    return section
+
+
+def received(headers: RawHeaders) -> Headers:
+    """What came, without its pseudo-header fields."""
+    return Headers([(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers if not n.startswith(b":")])
+
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+_TARGET = re.compile(r"/[!-~]*|\*")
+_FORBIDDEN = re.compile(rb"[\x00\r\n]")
+_CONNECTION_SPECIFIC = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "host"}
+)
