@@ -15,22 +15,36 @@ Linux with root or user namespaces, and pyroute2 (``pip install 'whimbrel[lab]'`
 
 from whimbrel.testing._capture import ConnectionIds, Packet, carried, connection_ids, linkable
 from whimbrel.testing._laboratory import AccessNetwork, Laboratory
+from whimbrel.testing._measure import Move, Sample, handover_gap, moves, resumption
 from whimbrel.testing._namespace import LaboratoryUnavailable, Namespace, prepare
 from whimbrel.testing._radio import CELLULAR, WIFI, Radio, Traffic
+from whimbrel.testing._scenario import SCENARIOS, Event, Journey, Scenario, Step, flapping, outage
 
 __all__ = [
     "CELLULAR",
+    "SCENARIOS",
     "WIFI",
     "AccessNetwork",
     "ConnectionIds",
+    "Event",
+    "Journey",
     "Laboratory",
     "LaboratoryUnavailable",
+    "Move",
     "Namespace",
     "Packet",
     "Radio",
+    "Sample",
+    "Scenario",
+    "Step",
     "Traffic",
     "carried",
     "connection_ids",
+    "flapping",
+    "handover_gap",
     "linkable",
+    "moves",
+    "outage",
     "prepare",
+    "resumption",
 ]

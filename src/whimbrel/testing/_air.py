@@ -111,10 +111,10 @@ class Direction:
         self.queue: deque[tuple[float, bytes]] = deque()
         self.frames = self.bytes = self.lost = self.overflowed = 0
 
-    def accept(self, now: float, to_monotonic: float) -> None:
-        """Queue what has arrived at the entrance, or lose it."""
+    def accept(self, now: float, to_monotonic: float, limit: int) -> None:
+        """Queue what has arrived at the entrance, or lose it; at most so many frames."""
         chance, queue, loss, rate, delay = random.random, self.queue, self.loss, self.rate, self.delay
-        for arrival, frame in self.ring.take(256):
+        for arrival, frame in self.ring.take(limit):
             # The bounds matter when somebody sets the wall clock.
             arrival = min(now, max(now - 0.2, arrival + to_monotonic))  # noqa: PLW2901
             if self.captured_on_entry:
@@ -167,20 +167,20 @@ def main() -> None:
         due = min((way.queue[0][0] for way in ways if way.queue), default=now + idle)
         # select() and not epoll, whose time-out counts whole milliseconds.
         ready, _, _ = select.select(inputs, (), (), max(0.0, due - now))
-        if control in ready:
+        wall, now = time.time(), time.monotonic()
+        if abs(now - wall - to_monotonic) > 100e-6:
+            # Somebody set the clock, or this process was interrupted between the two readings: look again.
+            to_monotonic = wall_to_monotonic()
+        for way in ways:
+            way.accept(now, to_monotonic, Ring.COUNT if control in ready else 256)
+            way.deliver(now)
+        if control in ready:  # Only now: what came before the order is treated as before the order.
             message = control.recv(4096)
             if not message:
                 return
             change(ways, json.loads(message))
             capture.flush()
             answer(control, up, down)
-        wall, now = time.time(), time.monotonic()
-        if abs(now - wall - to_monotonic) > 100e-6:
-            # Somebody set the clock, or this process was interrupted between the two readings: look again.
-            to_monotonic = wall_to_monotonic()
-        for way in ways:
-            way.accept(now, to_monotonic)
-            way.deliver(now)
 
 
 def wall_to_monotonic() -> float:

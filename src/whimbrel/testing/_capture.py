@@ -113,6 +113,12 @@ def linkable(radios: Sequence[ConnectionIds], direction: Direction) -> frozenset
     return frozenset(connection_id for connection_id, count in seen.items() if count > 1)
 
 
+def is_negotiation(packet: Packet) -> bool:
+    """Whether a QUIC datagram asks which versions there are, or is the answer."""
+    header = _long_header(packet.payload)
+    return header is not None and header.is_negotiation
+
+
 @dataclass(frozen=True, slots=True)
 class _LongHeader:
     version: int
@@ -159,7 +165,7 @@ def _long_header(payload: bytes) -> _LongHeader | None:
 
 def _packet(at: float, frame: bytes, device: bytes) -> Packet | None:
     version = _ETHERTYPES.get(frame[12:14])
-    if version is None or len(frame) < 14 + 40:
+    if version is None or len(frame) < 14 + (20 if version == 4 else 40):
         return None
     if version == 4:
         protocol, start = frame[23], 14 + (frame[14] & 0x0F) * 4
@@ -169,7 +175,7 @@ def _packet(at: float, frame: bytes, device: bytes) -> Packet | None:
         protocol, start = frame[20], 14 + 40
         size = 40 + int.from_bytes(frame[18:20], "big")
         source, destination = _ipv6(frame[22:38]), _ipv6(frame[38:54])
-    if protocol not in (_UDP, _TCP) or len(frame) < start + 8:
+    if protocol not in (_UDP, _TCP) or len(frame) < start + (8 if protocol == _UDP else 20):
         return None
     head = 8 if protocol == _UDP else (frame[start + 12] >> 4) * 4
     length = size - (start - 14) - head

@@ -121,7 +121,7 @@ class Interfaces:
 
 def _open() -> Any:
     try:
-        from pyroute2 import IPRoute  # type: ignore[import-untyped]
+        from pyroute2 import IPRoute
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("the laboratory needs pyroute2: pip install 'whimbrel[lab]'") from error
     return IPRoute()

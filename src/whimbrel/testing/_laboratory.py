@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from whimbrel.testing._capture import ConnectionIds, Direction, connection_ids, linkable
 from whimbrel.testing._interfaces import Interfaces
+from whimbrel.testing._measure import Move, moves
 from whimbrel.testing._namespace import Namespace, prepare
 from whimbrel.testing._nat import Nat
 from whimbrel.testing._radio import CELLULAR, WIFI, Air, Radio
@@ -128,6 +129,10 @@ class Laboratory:
     def linkable(self, port: int, direction: Direction) -> frozenset[bytes]:
         """Return the connection IDs captured on both radios, for a server's UDP port."""
         return linkable(list(self.connection_ids(port).values()), direction)
+
+    def moves(self, port: int) -> list[Move]:
+        """Return when the device's datagrams to a server's UDP port went on over another network, as captured."""
+        return moves({network.interface: network.packets for network in self.networks}, port)
 
     def close(self) -> None:
         """Stop what was started and remove everything. May be called twice."""
@@ -280,6 +285,11 @@ class AccessNetwork:
         server.set_address(plan.router, f"{plan.outside_ipv6}::1/64")
         router.set_route("0.0.0.0/0", f"{plan.outside}.1", "wan")
         router.set_route("::/0", f"{plan.outside_ipv6}::1", "wan")
+        # Nothing is ever resolved by ARP or neighbour discovery, so the first packet takes as long as any other.
+        for server_side in (f"{plan.outside}.1", f"{plan.outside_ipv6}::1"):
+            router.set_neighbour("wan", server_side, server.hardware_address(plan.router))
+        for router_side in (self.nat_address, f"{plan.outside_ipv6}::2"):
+            server.set_neighbour(plan.router, router_side, router.hardware_address("wan"))
         server.set_route(f"{plan.net_ipv6}::/64", f"{plan.outside_ipv6}::2", plan.router)
 
 
@@ -290,6 +300,7 @@ def _quiet(interfaces: dict[str, Interfaces]) -> None:
             # What a distribution has as its default would drop answers to packets pinned to the other interface.
             namespace.setting(f"ipv4/conf/{scope}/rp_filter", 0)
             namespace.setting(f"ipv6/conf/{scope}/accept_ra", 0)
+            namespace.setting(f"ipv6/conf/{scope}/accept_dad", 0)
             namespace.setting(f"ipv6/conf/{scope}/disable_ipv6", int(name == "air"))
             # The server forwards too, so that it has an answer ("unreachable") for all addresses but its own.
             namespace.setting(f"ipv6/conf/{scope}/forwarding", int(name in ("ap", "bts", "srv")))

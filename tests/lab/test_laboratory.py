@@ -1,0 +1,554 @@
+"""The laboratory is what it says, and the kernel behaves as the library relies on.
+
+cli ── wlan0 ~~~ ap  ── srv     10 ms, 200 Mbit/s
+ └──── wwan0 ~~~ bts ──┘        40 ms, 100 Mbit/s
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from whimbrel.testing import SCENARIOS, Journey, Laboratory, Scenario, Step, carried, flapping, outage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PORT = 4433
+IP_PKTINFO = 8  # Named by the socket module from Python 3.14 on.
+SOON = 2.0  # Seconds: no test waits so long unless it fails.
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def echo(lossless_lab: Laboratory) -> Iterator[Echo]:
+    with Echo(lossless_lab) as server:
+        yield server
+
+
+class Echo:
+    """A server that answers each datagram with the address it came from."""
+
+    def __init__(self, lab: Laboratory) -> None:
+        self.lab = lab
+        self.closing, self.closed = os.pipe()
+        with lab.enter("srv"):
+            self.sockets = [socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
+            for server, address in zip(self.sockets, (lab.server_address, lab.server_address_ipv6), strict=True):
+                server.bind((address, PORT))
+        self.thread = threading.Thread(target=self.serve)
+
+    def serve(self) -> None:
+        while True:
+            ready, _, _ = select.select([self.closing, *self.sockets], (), ())
+            if self.closing in ready:
+                return
+            for server in ready:
+                _data, peer = server.recvfrom(2048)
+                server.sendto(f"{peer[0]} {peer[1]}".encode(), peer)
+
+    @contextlib.contextmanager
+    def client(self, family: int = socket.AF_INET) -> Iterator[socket.socket]:
+        with self.lab.enter("cli"):
+            client = socket.socket(family, socket.SOCK_DGRAM)
+        client.settimeout(SOON)
+        with client:
+            yield client
+
+    def address(self, client: socket.socket) -> tuple[str, int]:
+        ipv6 = client.family == socket.AF_INET6
+        return (self.lab.server_address_ipv6 if ipv6 else self.lab.server_address), PORT
+
+    def ask(self, client: socket.socket) -> tuple[str, int]:
+        """Return the address that the server sees, asked over an unconnected socket."""
+        client.sendto(b"?", self.address(client))
+        host, port = client.recv(2048).split()
+        return host.decode(), int(port)
+
+    def ask_pinned(self, client: socket.socket, interface: str, source: str) -> tuple[str, int]:
+        """The same with a packet that names its interface and source address (IP_PKTINFO)."""
+        with self.lab.enter("cli"):
+            index = socket.if_nametoindex(interface)
+        info = struct.pack("=i4s4s", index, socket.inet_aton(source), bytes(4))
+        client.sendmsg([b"?"], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, self.address(client))
+        host, port = client.recv(2048).split()
+        return host.decode(), int(port)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.closed)
+        self.thread.join()
+        os.close(self.closing)
+        for server in self.sockets:
+            server.close()
+
+
+def test_nothing_leads_out_before_a_network_is_joined(echo: Echo) -> None:
+    with echo.client() as client, pytest.raises(OSError, match="unreachable") as caught:
+        echo.ask(client)
+    assert caught.value.errno == errno.ENETUNREACH
+
+
+def test_the_server_sees_the_address_of_the_nat(echo: Echo) -> None:
+    lab = echo.lab
+    lab.cellular.join()
+    with echo.client() as client:
+        assert echo.ask(client)[0] == lab.cellular.nat_address
+
+
+def test_ipv6_is_routed_and_not_translated(echo: Echo) -> None:
+    lab = echo.lab
+    lab.cellular.join()
+    with echo.client(socket.AF_INET6) as client:
+        assert echo.ask(client) == (lab.cellular.address_ipv6, client.getsockname()[1])
+        lab.wifi.join()
+        assert echo.ask(client)[0] == lab.wifi.address_ipv6
+        lab.wifi.down()
+        assert echo.ask(client)[0] == lab.cellular.address_ipv6
+        lab.wifi.up()
+        assert echo.ask(client)[0] == lab.wifi.address_ipv6
+
+
+def test_an_unconnected_socket_follows_the_routing_table(echo: Echo) -> None:
+    lab = echo.lab
+    lab.cellular.join()
+    with echo.client() as client:
+        assert echo.ask(client)[0] == lab.cellular.nat_address
+        lab.wifi.join()  # Preferred, with cellular still up.
+        assert echo.ask(client)[0] == lab.wifi.nat_address
+        lab.wifi.down()
+        assert echo.ask(client)[0] == lab.cellular.nat_address
+        lab.cellular.down()
+        with pytest.raises(OSError, match="unreachable"):
+            echo.ask(client)
+        lab.wifi.up()  # Address and routes in one call.
+        assert echo.ask(client)[0] == lab.wifi.nat_address
+
+
+def test_a_connected_socket_stops_working_when_another_route_is_preferred(echo: Echo) -> None:
+    lab = echo.lab
+    lab.cellular.join()
+    with echo.client() as client, echo.client() as unconnected:
+        client.connect(echo.address(client))
+        client.send(b"?")
+        assert client.recv(2048).split()[0].decode() == lab.cellular.nat_address
+        lab.wifi.join()
+        client.send(b"?")  # Leaves by wlan0 with wwan0's address, which the access point translates to…
+        echo.ask(unconnected)  # The datagram above is through, one way or the other, when this is answered.
+        client.settimeout(0)
+        with pytest.raises(BlockingIOError):  # … nothing that finds its way back.
+            client.recv(2048)
+
+
+def test_a_pinned_packet_takes_its_interface_whatever_the_kernel_prefers(echo: Echo) -> None:
+    lab = echo.lab
+    lab.cellular.join()
+    lab.wifi.join()
+    with echo.client() as client:
+        assert echo.ask(client)[0] == lab.wifi.nat_address
+        assert echo.ask_pinned(client, "wwan0", lab.cellular.address)[0] == lab.cellular.nat_address
+        assert echo.ask_pinned(client, "wlan0", lab.wifi.address)[0] == lab.wifi.nat_address
+
+
+def test_a_pinned_packet_to_a_cut_link_is_unreachable_and_the_socket_lives_on(echo: Echo) -> None:
+    lab = echo.lab
+    lab.cellular.join()
+    lab.wifi.join()
+    with echo.client() as client:
+        assert echo.ask_pinned(client, "wlan0", lab.wifi.address)[0] == lab.wifi.nat_address
+        lab.wifi.down()
+        with pytest.raises(OSError, match="unreachable") as caught:
+            echo.ask_pinned(client, "wlan0", lab.wifi.address)
+        assert caught.value.errno == errno.ENETUNREACH
+        assert echo.ask_pinned(client, "wwan0", lab.cellular.address)[0] == lab.cellular.nat_address
+
+
+def test_leaving_takes_the_address_and_keeps_the_link(echo: Echo) -> None:
+    lab = echo.lab
+    lab.cellular.join()
+    lab.wifi.join()
+    lab.wifi.leave()
+    lab.wifi.leave()
+    with echo.client() as client:
+        assert echo.ask(client)[0] == lab.cellular.nat_address
+        with pytest.raises(OSError, match="Cannot assign requested address"):
+            client.bind((lab.wifi.address, 0))
+        with lab.enter("cli"):
+            assert _link_is_up("wlan0")
+        lab.wifi.join()
+        assert echo.ask(client)[0] == lab.wifi.nat_address
+
+
+def test_a_renewed_address_is_another_one(echo: Echo) -> None:
+    lab = echo.lab
+    lab.wifi.join()
+    seen = set()
+    with echo.client(socket.AF_INET6) as client:
+        for _ in range(20):
+            seen.add(echo.ask(client)[0])
+            lab.wifi.renew()
+    assert len(seen) == 20
+    with echo.client() as client:
+        client.bind((lab.wifi.address, 0))
+        assert echo.ask(client)[0] == lab.wifi.nat_address
+
+
+def test_after_a_rebinding_the_server_sees_another_port(echo: Echo) -> None:
+    lab = echo.lab
+    lab.cellular.join()
+    with echo.client() as client:
+        ports = []
+        for _ in range(5):
+            assert echo.ask(client) == echo.ask(client)
+            ports.append(echo.ask(client)[1])
+            lab.cellular.rebind()
+    assert len(set(ports)) == len(ports)
+
+
+def test_what_comes_for_a_forgotten_mapping_is_dropped(echo: Echo) -> None:
+    lab = echo.lab
+    lab.cellular.join()
+    with echo.client() as client:
+        old = echo.ask(client)
+        lab.cellular.rebind()
+        echo.sockets[0].sendto(b"late", old)
+        assert echo.ask(client) != old  # The late one would have come first.
+
+
+def test_a_silent_radio_carries_nothing_and_the_kernel_is_not_told(echo: Echo) -> None:
+    lab = echo.lab
+    lab.cellular.join()
+    lab.wifi.join()
+    with echo.client() as client:
+        echo.ask(client)
+        lab.wifi.silence(True)
+        sent, received = lab.wifi.traffic()
+        for _ in range(10):
+            client.sendto(b"?", echo.address(client))  # No error: still the kernel's choice.
+        assert echo.ask_pinned(client, "wwan0", lab.cellular.address)[0] == lab.cellular.nat_address
+        assert lab.wifi.traffic()[0].frames == sent.frames
+        assert lab.wifi.traffic()[1] == received
+        lab.wifi.silence(False)
+        assert echo.ask(client)[0] == lab.wifi.nat_address
+
+
+def test_round_trips_take_what_was_set(echo: Echo) -> None:
+    lab = echo.lab
+    for network in (lab.cellular, lab.wifi):  # The one joined last is preferred.
+        network.join()
+        with echo.client() as client:
+            echo.ask(client)
+            for rtt in (network.radio.rtt, 0.065):
+                network.set(rtt=rtt)
+                median = sorted(_round_trip(echo, client) for _ in range(11))[5]
+                assert rtt <= median < rtt + 0.0025
+
+
+def test_loss_is_what_was_set(echo: Echo) -> None:
+    lab = echo.lab
+    lab.wifi.join()
+    lab.wifi.set(loss=0.2, rate=1e9)
+    with echo.client() as client:
+        for _ in range(2000):
+            client.sendto(b"?", echo.address(client))
+        _wait_until(lambda: lab.wifi.traffic()[0].frames + lab.wifi.traffic()[0].lost >= 2000)
+    sent, _ = lab.wifi.traffic()
+    assert 300 < sent.lost < 500  # Five standard deviations are 90.
+
+
+def test_the_rate_is_what_was_set_and_the_queue_holds_50_ms(echo: Echo) -> None:
+    lab = echo.lab
+    lab.wifi.join()
+    lab.wifi.set(rate=20e6)
+    datagram = bytes(1472)
+    with echo.client() as client:
+        for _ in range(500):  # 0.3 s worth at once.
+            client.sendto(datagram, echo.address(client))
+        _wait_until(lambda: lab.wifi.traffic()[0].frames + lab.wifi.traffic()[0].overflowed >= 500)
+    sent, _ = lab.wifi.traffic()
+    frames_in_queue = 0.050 * 20e6 / 8 / 1514
+    # Sending so many took a moment, in which the radio carried some.
+    assert frames_in_queue - 2 <= sent.frames < frames_in_queue + 60
+
+
+def test_a_radio_holds_200_mbit_per_second(echo: Echo) -> None:
+    lab = echo.lab
+    lab.wifi.join()
+    with lab.enter("srv"):
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((lab.server_address, 9))
+    seconds = 1.0
+    with server, echo.client() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        client.sendto(b"?", (lab.server_address, 9))
+        _data, peer = server.recvfrom(100)
+        sender = threading.Thread(target=_send_at, args=(server, peer, 190e6, seconds))
+        sender.start()
+        sender.join()
+        _wait_until(lambda: not select.select([client], (), (), 0.1)[0] or not client.recv(2048))
+    _sent, received = lab.wifi.traffic()
+    assert received.bytes * 8 > 185e6 * seconds
+    assert received.overflowed < received.frames / 100
+
+
+def test_tcp_crosses_the_nat(echo: Echo) -> None:
+    lab = echo.lab
+    lab.wifi.join()
+    with lab.enter("srv"):
+        listener = socket.create_server((lab.server_address, 80))
+    with lab.enter("cli"):
+        client = socket.create_connection((lab.server_address, 80), timeout=SOON)
+    with listener, client:
+        server, peer = listener.accept()
+        assert peer[0] == lab.wifi.nat_address
+        data = os.urandom(2_000_000)
+        with server:
+            sender = threading.Thread(target=server.sendall, args=(data,))
+            sender.start()
+            received = bytearray()
+            while len(received) < len(data):
+                received += client.recv(1 << 16)
+            sender.join()
+    assert received == data
+    # The air carries frames as a radio would, not what the kernel hands on in one piece.
+    assert max(packet.size for packet in lab.wifi.packets) <= 1500
+
+
+def test_an_address_that_nobody_has_is_unreachable_at_once(lossless_lab: Laboratory) -> None:
+    lossless_lab.wifi.join()
+    with lossless_lab.enter("cli"), pytest.raises(OSError, match="unreachable"):
+        socket.create_connection(("192.0.2.99", 80), timeout=SOON)
+
+
+def test_packets_are_captured_on_the_radio_they_cross(echo: Echo) -> None:
+    lab = echo.lab
+    lab.cellular.join()
+    with echo.client() as client:
+        began = time.monotonic()
+        echo.ask(client)
+        ended = time.monotonic()
+        port = client.getsockname()[1]
+        question, answer = lab.cellular.packets
+        assert (question.direction, answer.direction) == ("to_server", "to_client")
+        assert question.source == answer.destination == (lab.cellular.address, port)
+        assert question.destination == answer.source == (lab.server_address, PORT)
+        assert question.payload == b"?"
+        assert began <= question.time < answer.time <= ended
+        lab.wifi.join()
+        echo.ask(client)
+    assert [len(network.packets) for network in lab.networks] == [2, 2]
+    assert sum(size for _, size in carried(lab.wifi.packets)) == sum(packet.size for packet in lab.wifi.packets)
+    assert [(move.source, move.target) for move in lab.moves(PORT)] == [("wwan0", "wlan0")]
+
+
+def test_a_capture_can_be_saved_for_other_programs(echo: Echo, tmp_path: Path) -> None:
+    echo.lab.wifi.join()
+    with echo.client() as client:
+        echo.ask(client)
+    echo.lab.wifi.save(tmp_path / "wifi.pcap")
+    data = (tmp_path / "wifi.pcap").read_bytes()
+    assert data[:4] == b"\x4d\x3c\xb2\xa1"
+    assert len(data) > 24
+
+
+def test_programs_run_inside_and_end_with_the_laboratory() -> None:
+    with Laboratory() as lab:
+        lab.wifi.join()
+        program = lab.python("cli", ["-c", "import socket; print(socket.if_nameindex())"], stdout=subprocess.PIPE)
+        output, _ = program.communicate(timeout=SOON * 5)
+        assert b"wlan0" in output
+        sleeper = lab.python("srv", ["-c", "import signal; signal.pause()"])
+        assert sleeper.poll() is None
+    assert sleeper.poll() is not None
+
+
+def test_a_laboratory_is_built_in_less_than_a_second_and_leaves_nothing() -> None:
+    descriptors, threads = _descriptors(), threading.active_count()
+    began = time.monotonic()
+    with Laboratory() as lab:
+        assert time.monotonic() - began < 1.0
+        lab.wifi.join()
+    lab.close()
+    assert _descriptors() == descriptors
+    assert threading.active_count() == threads
+
+
+def test_an_exception_in_the_block_takes_the_laboratory_down() -> None:
+    lab = Laboratory()
+    with pytest.raises(ZeroDivisionError), lab:
+        raise ZeroDivisionError
+    assert lab.wifi._air._process.poll() == 0
+
+
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_nothing_remains_when_the_process_is_killed(lossless_lab: Laboratory, signal_name: str) -> None:
+    import signal
+
+    story = """
+import sys, signal
+from whimbrel.testing import Laboratory
+with Laboratory() as lab:
+    child = lab.python("cli", ["-c", "import signal; signal.pause()"])
+    print(child.pid, lab.wifi._air._process.pid, lab.cellular._air._process.pid, flush=True)
+    signal.pause()
+"""
+    program = subprocess.Popen([sys.executable, "-c", story], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with program:
+        assert program.stdout is not None
+        processes = [os.pidfd_open(int(number)) for number in program.stdout.readline().split()]
+        assert len(processes) == 3
+        program.send_signal(getattr(signal, signal_name))
+        program.wait(SOON * 2)
+    for process in processes:
+        assert select.select([process], (), (), SOON)[0], "a child outlived the laboratory"
+        os.close(process)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="is about being somebody else, which only root may choose")
+def test_an_ordinary_user_has_a_laboratory_too(tmp_path: Path) -> None:
+    story = """
+import os, socket
+from whimbrel.testing import Laboratory
+with Laboratory() as lab:
+    lab.cellular.join()
+    with lab.enter("srv"):
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((lab.server_address, 443))
+    with lab.enter("cli"):
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.sendto(b"?", (lab.server_address, 443))
+    print(os.geteuid(), server.recvfrom(10)[1][0])
+"""
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", story], user=65534, group=65534, extra_groups=[], cwd="/", text=True,
+            capture_output=True, check=False,
+        )  # fmt: skip
+    except PermissionError:
+        pytest.skip("this Python is where an ordinary user may not read")
+    if "ModuleNotFoundError" in run.stderr:
+        pytest.skip("this Python's packages are where an ordinary user may not read")
+    if "LaboratoryUnavailable" in run.stderr:
+        pytest.skip(run.stderr.splitlines()[-1])
+    assert run.stdout.split() == ["65534", "203.0.113.2"], run.stderr
+
+
+def test_a_process_with_threads_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, lossless_lab: Laboratory) -> None:
+    from whimbrel.testing import LaboratoryUnavailable, _namespace, prepare
+
+    monkeypatch.setattr(_namespace, "_effective_capabilities", lambda: 0)
+    with pytest.raises(LaboratoryUnavailable, match="before it starts a thread"):
+        prepare()
+
+
+def test_steps_fall_on_their_part_of_the_transfer(lossless_lab: Laboratory) -> None:
+    lab = lossless_lab
+    told: list[str] = []
+    with Journey(lab, SCENARIOS["hard-cut"], on_event=lambda event: told.append(event.action)) as journey:
+        assert _routes(lab) == ["wwan0"]
+        journey.progress(0.24)
+        assert not journey.wait(0)
+        journey.progress(0.25)
+        _wait_until(lambda: _routes(lab) == ["wlan0", "wwan0"])
+        journey.progress(1.0)
+        assert journey.wait(SOON)
+        assert _routes(lab) == ["wwan0"]
+    assert told == [event.action for event in journey.events] == ["join", "join", "down"]
+    assert [event.interface for event in journey.events] == ["wwan0", "wlan0", "wlan0"]
+    assert journey.events == sorted(journey.events, key=lambda event: event.time)
+
+
+def test_an_outage_lasts_its_time(lossless_lab: Laboratory) -> None:
+    with Journey(lossless_lab, outage(0.2)) as journey:
+        journey.progress(0.5)
+        _wait_until(lambda: len(journey.events) == 2)
+        _wait_until(lambda: _routes(lossless_lab) == [])
+        assert journey.wait(SOON)
+    _, lost, found = journey.events
+    assert 0.2 <= found.time - lost.time < 0.3
+    assert _routes(lossless_lab) == ["wlan0"]
+
+
+def test_a_flapping_network_changes_ten_times_a_second(lossless_lab: Laboratory) -> None:
+    with Journey(lossless_lab, flapping(10)) as journey:
+        journey.progress(0.25)
+        assert journey.wait(SOON * 2)
+    assert len(journey.events) == 11
+    assert 0.9 <= journey.events[-1].time - journey.events[1].time < 1.2
+    assert _routes(lossless_lab) == ["wwan0"]
+
+
+def test_a_journey_ends_early_when_it_is_left(lossless_lab: Laboratory) -> None:
+    with Journey(lossless_lab, outage(60)) as journey:
+        journey.progress(1)
+        _wait_until(lambda: len(journey.events) == 2)
+    assert len(journey.events) == 2
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_scenario_ends_with_a_network_but_for_those_that_carry_nothing(lab: Laboratory, name: str) -> None:
+    steps = tuple(Step(step.network, step.action, at=step.at) for step in SCENARIOS[name].steps)  # Without its pauses.
+    with Journey(lab, Scenario(name, "", steps)) as journey:
+        journey.progress(1.0)
+        assert journey.wait(SOON * 4)
+    assert _routes(lab)
+    assert len(journey.events) == len(steps)
+
+
+def _routes(lab: Laboratory) -> list[str]:
+    """The interfaces with a default route, preferred first."""
+    with lab.enter("cli"):
+        lines = [line.split() for line in Path("/proc/thread-self/net/route").read_text().splitlines()[1:]]
+    return [name for _, name in sorted((int(line[6]), line[0]) for line in lines if line[1] == "00000000")]
+
+
+def _link_is_up(interface: str) -> bool:
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        flags = fcntl.ioctl(control, 0x8913, struct.pack("16s16x", interface.encode()))[16]  # SIOCGIFFLAGS
+    return bool(flags & 1)
+
+
+def _descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
+def _round_trip(echo: Echo, client: socket.socket) -> float:
+    began = time.monotonic()
+    echo.ask(client)
+    return time.monotonic() - began
+
+
+def _wait_until(condition: Callable[[], object]) -> None:
+    """Ask again and again: nothing tells when a radio has carried its last frame."""
+    give_up = time.monotonic() + SOON * 2
+    while not condition():
+        assert time.monotonic() < give_up, "did not happen"
+
+
+def _send_at(sender: socket.socket, peer: tuple[str, int], rate: float, seconds: float) -> None:
+    """Send full datagrams at a rate, a bunch each millisecond or so."""
+    data, began, sent = bytes(1400), time.monotonic(), 0
+    tick = threading.Event()
+    while (elapsed := time.monotonic() - began) < seconds:
+        while sent < elapsed * rate / 8 / (1400 + 42):
+            sender.sendto(data, peer)
+            sent += 1
+        tick.wait(0.0005)
