@@ -1,7 +1,9 @@
 """Typed face of the native module: sockets, engine and timers. Nothing here waits; times are seconds."""
 
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
 from typing import Final
+
+from typing_extensions import Buffer
 
 __version__: Final[str]
 

@@ -140,8 +140,8 @@ impl Connection {
         self.look(py, |connection| connection.remote_address()).map(from_address)
     }
 
-    fn local_address(&self, py: Python<'_>) -> Option<Address> {
-        py.detach(|| self.pump.path(self.number)).2.map(from_address)
+    fn local_address(&self, py: Python<'_>) -> PyResult<Address> {
+        py.detach(|| self.pump.path(self.number)).2.map(from_address).ok_or_else(gone)
     }
 
     /// The interface that packets are pinned to.
