@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PORT = 4433
+UDP_SEGMENT = 103
 IP_PKTINFO = 8  # Named by the socket module from Python 3.14 on.
 SOON = 2.0  # Seconds: no test waits so long unless it fails.
 
@@ -328,6 +329,30 @@ def test_tcp_crosses_the_nat(echo: Echo) -> None:
     assert received == data
     # The air carries frames as a radio would, not what the kernel hands on in one piece.
     assert max(packet.size for packet in lab.wifi.packets) <= 1500
+
+
+@pytest.mark.parametrize("sender", ["cli", "srv"])
+def test_datagrams_sent_in_one_piece_cross_the_air_one_by_one(echo: Echo, sender: str) -> None:
+    lab = echo.lab
+    lab.wifi.join()
+    with lab.enter("srv"):
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((lab.server_address, 9))
+    with server, echo.client() as client:
+        client.sendto(b"?", (lab.server_address, 9))
+        client.connect((lab.server_address, 9))
+        server.settimeout(SOON)
+        server.connect(server.recvfrom(100)[1])
+        one, other = (client, server) if sender == "cli" else (server, client)
+        one.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1200)
+        try:
+            one.send(bytes(1200 * 40 + 7))
+        except OSError as error:
+            # Before Linux 6.11, where an interface computes no checksums: Wi-Fi cards are like that as well.
+            assert error.errno == errno.EIO  # noqa: PT017
+            pytest.skip("this kernel refuses UDP_SEGMENT on such interfaces")
+        assert [len(other.recv(2048)) for _ in range(41)] == [1200] * 40 + [7]
+    assert [packet.length for packet in lab.wifi.packets][1:] == [1200] * 40 + [7]
 
 
 def test_an_address_that_nobody_has_is_unreachable_at_once(lossless_lab: Laboratory) -> None:

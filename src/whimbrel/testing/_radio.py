@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -119,12 +120,16 @@ class Air:
 
     def close(self) -> None:
         """End the process. May be called twice."""
+        if self._file.closed:
+            return
         self._control.close()
+        ended = os.pidfd_open(self._process.pid)  # Popen.wait() with a time-out looks only now and then.
         try:
-            self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            if not select.select([ended], (), (), 1.0)[0]:
+                self._process.kill()
+        finally:
+            os.close(ended)
+        self._process.wait()
         self._file.close()
 
     def _captured(self, start: int) -> bytes:
