@@ -679,6 +679,7 @@ class MigrationPolicy:
             wish = self._wish()
             if wish is None or wish[0] not in {a.route for a in asked}:
                 return self._steady(facts, now)
+            probing = replace(probing, reason=wish[1])  # A request may have come, or been cancelled.
 
         actions: list[Action] = []
         kept = []
@@ -729,15 +730,17 @@ class MigrationPolicy:
         """Rule 3: a pause that grows from failure to failure; after a good while without one, the first again."""
         old = self._pauses.get(route)
         recent = old is not None and now < old.until + 2 * old.length
-        length = min(RETRY[1], max(first, 2 * old.length)) if old is not None and recent else first
+        # In a silence nobody is served meanwhile, so the others are asked as often as the path itself.
+        longest = LONGEST_PING if self._suspect else RETRY[1]
+        length = min(longest, max(first, 2 * old.length)) if old is not None and recent else first
         self._pauses[route] = Pause(now + length, length, left or (old is not None and old.left))
 
     def _end_pauses(self, now: float, spare: float = 0.0) -> None:
-        """Networks may be asked again at once, but for those left in the last ``spare`` seconds."""
+        """Networks may be asked again at once, but ``spare`` seconds after they were left at the earliest."""
         for route, pause in self._pauses.items():
-            if now - self._left.get(route, -math.inf) >= spare:
-                # How long the pauses had grown is remembered.
-                self._pauses[route] = replace(pause, until=min(pause.until, now))
+            # How long the pauses had grown is remembered.
+            at = max(now, self._left.get(route, -math.inf) + spare)
+            self._pauses[route] = replace(pause, until=min(pause.until, at))
 
     def _paused(self, route: Route, now: float) -> bool:
         return route in self._pauses and now < self._pauses[route].until
@@ -785,6 +788,7 @@ class MigrationPolicy:
         wish = self._wish()
         if wish is None or wish[0] != waiting.route:
             return self._steady(facts, now)
+        self._state = waiting = replace(waiting, reason=wish[1])
         if facts.spare_ids > 0 or self._suspect:
             return self._move(waiting.route, waiting.reason, facts, now, proven=waiting.proven)
         if now < waiting.until:

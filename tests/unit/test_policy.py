@@ -203,6 +203,14 @@ def test_a_network_left_because_of_a_refusal_is_asked_before_it_is_used_again() 
     assert journey.run(3.0)[0][1] == Probe(WIFI)
 
 
+def test_a_refused_path_is_left_for_a_network_that_did_not_fail_a_moment_ago() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, CABLE)
+    journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(0.6, MoveRequested(WIFI))
+    journey.run(1.9)  # WiFi does not answer.
+    assert journey.at(1.95, SendFailed(CELLULAR, errno.ENODEV)) == [Migrate(CABLE, "dead")]
+
+
 # Rule 3: nobody answers
 
 
@@ -446,6 +454,35 @@ def test_a_network_that_is_being_asked_in_peace_becomes_one_of_many_when_the_pat
     assert Migrate(CABLE, "silent") in journey.at(1.5, ProbeAnswered(CABLE, 0.1))
 
 
+def test_in_a_long_silence_the_others_are_asked_as_often_as_the_path_itself() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(0.1, ProbeAnswered(CELLULAR, 0.04))
+    journey.run(600.0)
+    probes = journey.times(Probe)
+    assert max(pauses_between(probes)) < 16.1
+
+
+def test_a_path_that_falls_silent_ends_the_pauses_of_the_others() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI)
+    journey.at(0.1, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.run(100.0)  # WiFi carries nothing: the pauses have grown to most of a minute.
+    journey.at(100.0, due=True)
+    journey.run(100.5)
+    assert journey.times(Probe)[-1] > 100.0
+
+
+def test_a_silent_path_that_was_left_a_moment_ago_keeps_its_pause() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, heard=1.0)
+    journey.run(1.45)
+    journey.at(1.45, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.5, heard=1.5)
+    journey.run(2.4)  # Silence again, on the other.
+    assert [time for time in journey.times(Probe) if time > 1.5] == []
+    assert journey.run(2.5)[0] == (2.45, Probe(WIFI))
+
+
 # Rule 6: returning
 
 
@@ -522,8 +559,12 @@ def test_a_peer_that_forbids_moving_is_never_moved_from_a_living_path() -> None:
     assert journey.at(1.0, RoutesChanged((WIFI, CELLULAR))) == []
     journey.run(30.0)
     assert {type(action) for _, action in journey.told} == {Ping}
-    assert journey.at(30.0, SendFailed(CELLULAR, errno.ENETUNREACH)) == []
     assert journey.at(31.0, MoveRequested(WIFI)) == [Refuse("migration-disabled")]
+
+
+def test_a_peer_that_forbids_moving_is_not_moved_from_by_a_refused_packet_either() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, peer_forbids=True)
+    assert journey.at(1.0, SendFailed(CELLULAR, errno.ENETUNREACH)) == []
 
 
 def test_a_peer_that_forbids_moving_is_held_until_the_same_route_returns() -> None:
@@ -614,6 +655,14 @@ def test_trust_that_was_disappointed_is_taken_back_and_not_renewed_soon() -> Non
     assert journey.moves()[-1] == Migrate(WIFI, "preferred")
 
 
+def test_a_dead_path_is_left_for_a_network_that_did_not_disappoint_trust_a_moment_ago() -> None:
+    journey = silent_server()
+    journey.run(2.7)
+    journey.at(2.75, heard=2.75)
+    journey.at(5.0, RoutesChanged((WIFI, CELLULAR, CABLE)))
+    assert journey.at(6.0, RoutesChanged((WIFI, CABLE))) == [Migrate(CABLE, "dead")]
+
+
 def test_trust_needs_a_spare_connection_id() -> None:
     journey = Journey(heard=0.0, spare_ids=0)
     journey.at(1.0, RoutesChanged((WIFI, CELLULAR)), heard=1.0)
@@ -621,6 +670,21 @@ def test_trust_needs_a_spare_connection_id() -> None:
     journey.at(2.3, ServerSilent(CELLULAR))
     assert (2.6, Report(PathRejected("wlan0", "connection-ids-exhausted"))) in journey.run(5.0)
     assert journey.moves() == []
+
+
+def test_trust_in_a_dying_path_waits_for_no_connection_id() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True, spare_ids=0)
+    journey.run(3.0)
+    assert journey.moves()[0] == Migrate(CELLULAR, "silent")
+
+
+def test_a_move_that_waits_for_a_connection_id_waits_no_longer_when_the_old_path_falls_silent() -> None:
+    journey = Journey(spare_ids=0, due=True, pto=0.5)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)), heard=0.0)
+    journey.at(1.19, ProbeAnswered(WIFI, 0.01), heard=1.19)
+    journey.facts = replace(journey.facts, pto=0.06)
+    told = journey.run(1.7)
+    assert (1.51, Migrate(WIFI, "preferred")) in told
 
 
 def test_a_server_that_has_answered_once_is_not_believed_to_be_silent() -> None:
@@ -656,7 +720,7 @@ def test_two_networks_that_answer_probes_and_carry_nothing_are_not_swapped_all_t
         for action in journey.at(now):
             if isinstance(action, Probe):
                 journey.at(now, ProbeAnswered(action.route, 0.01))
-    assert 2 <= len(journey.moves()) <= 16
+    assert 2 <= len(journey.moves()) <= 25
 
 
 # Rule 11: the application's own moves
@@ -699,6 +763,39 @@ def test_a_request_for_a_network_that_is_not_there_is_refused() -> None:
     held = Journey()
     held.at(1.0, RoutesChanged(()))
     assert held.at(2.0, MoveRequested(None)) == [Refuse("no-route")]
+
+
+def test_a_request_for_a_network_in_its_pause_asks_at_once() -> None:
+    journey = Journey()
+    journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.run(100.0)
+    journey.at(100.0, MoveCancelled())
+    assert journey.at(100.0, MoveRequested(WIFI)) == [Probe(WIFI)]
+
+
+def test_a_request_that_was_cancelled_while_it_waited_for_a_connection_id_is_not_answered() -> None:
+    journey = Journey(spare_ids=0)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(1.001, MoveRequested(WIFI))
+    journey.at(1.01, ProbeAnswered(WIFI, 0.01))
+    journey.at(1.02, MoveCancelled())
+    assert [action for _, action in journey.run(1.5)] == [Migrate(WIFI, "preferred")]
+
+
+def test_a_request_that_died_on_arrival_without_a_way_back_is_refused() -> None:
+    journey = Journey(CELLULAR, CELLULAR, CABLE, WIFI)
+    journey.at(1.0, MoveRequested(WIFI))
+    journey.at(1.001, RoutesChanged((CABLE, WIFI)))
+    assert Refuse("no-answer") in [action for _, action in journey.run(1.4)]
+
+
+def test_a_request_whose_network_the_kernel_refuses_on_arrival_is_refused() -> None:
+    journey = Journey(CELLULAR, CELLULAR, CABLE, WIFI)
+    journey.at(1.0, MoveRequested(WIFI))
+    journey.at(1.001, RoutesChanged((CABLE, WIFI)))
+    refused = journey.at(1.002, SendFailed(WIFI, errno.ENETUNREACH))
+    assert refused == [Refuse("no-route"), Migrate(CABLE, "dead")]
 
 
 def test_a_request_that_nobody_answers_is_refused_and_the_connection_stays() -> None:
