@@ -200,7 +200,7 @@ async def test_cancelling_a_request_cancels_it_at_the_server() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert server.stops == {0: ErrorCode.H3_REQUEST_CANCELLED}
-        assert server.resets == {0: ErrorCode.H3_REQUEST_CANCELLED}
+        assert server.resets == {}  # All of the request was sent already.
         assert not client._responses
 
 

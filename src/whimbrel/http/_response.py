@@ -89,7 +89,8 @@ class Response(AsyncIterator[bytes]):
         self._http3 = owner.http3
         self._stream = stream
         self._chunks: deque[bytes] = deque()
-        self._ended = False
+        self._ended = False  # The response is whole, or nothing more is wanted of it.
+        self._sent = False  # So is the request.
         self._closed = False
         self._rejected = False
         self._upload: asyncio.Task[None] | None = None
@@ -141,6 +142,7 @@ class Response(AsyncIterator[bytes]):
         await self._stream.write(head)
         if end:
             await self._stream.finish()
+            self._sent = True
         else:
             self._upload = asyncio.create_task(self._send_content(content, trailers), name="whimbrel-upload")
             self._upload.add_done_callback(_retrieve)
@@ -158,16 +160,16 @@ class Response(AsyncIterator[bytes]):
     def _cancel(self, code: int) -> None:
         if self._closed:
             return
-        uploading = self._upload is not None and not self._upload.done()
         if self._upload is not None:
             self._upload.cancel()
         self._chunks.clear()
         if not self._ended:
             with suppress(WhimbrelError):
                 self._stream.stop(code)
-        if not self._ended or uploading:
+        if not self._sent:
             with suppress(WhimbrelError):
                 self._stream.reset(code)
+        if not (self._ended and self._sent):
             self._http3.abandon(self._stream.id)
             self._owner.control_ready()
         self._ended = True
@@ -190,10 +192,12 @@ class Response(AsyncIterator[bytes]):
                 await stream.write(http3.headers(stream.id, trailers, end=True))
                 self._owner.control_ready()
             await stream.finish()
+            self._sent = True
         except StreamStopped as stopped:
             # RFC 9114 §4.1: servers may answer without the rest. Whether it is well, the response tells.
             _log.debug("the server wants no more of the request on stream %d: %s", stream.id, code_name(stopped.code))
             http3.stop_received(stream.id, stopped.code)
+            self._sent = True  # The stream has reset itself (RFC 9000 §3.5).
 
     async def _receive(self) -> None:
         try:
