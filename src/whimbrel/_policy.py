@@ -539,8 +539,6 @@ class MigrationPolicy:
             case Probing(), ServerSilent() if self._server_silent:
                 self._state = Steady()  # Asking is in vain; what is wanted is done on trust.
 
-            case Held(), SendFailed():
-                pass  # Nothing is sent now: this one was under way.
             case _, SendFailed(route, number) if route == self.active and number in DEAD:
                 return self._refused(facts, now)
             case Probing(reason, asked), SendFailed(route, number) if number in DEAD:
@@ -612,6 +610,8 @@ class MigrationPolicy:
             # Rule 2. Nobody is asked: whatever the new network is like, the old one is gone.
             usable = [r for r in self.routes if not self._paused(r, now)]
             return self._move(self._best(usable or self.routes), "dead", facts, now)
+        if self._must_follow_kernel(facts):
+            return self._move(self.routes[0], "preferred", facts, now)
         match self._state:
             case Settling() as settling:
                 return self._settle(settling, facts, now)
@@ -624,6 +624,12 @@ class MigrationPolicy:
             case GivenUp():
                 return []
 
+    def _must_follow_kernel(self, facts: Facts) -> bool:
+        """A connected socket stops working once another network is preferred: no time to ask, or to settle."""
+        if self._settings.sockets != "connected" or not self._settings.auto or facts.peer_forbids:
+            return False
+        return self.routes[0] != self.active and not self._chosen and self._requested != self.active
+
     def _look_around(self, facts: Facts, now: float) -> list[Action]:
         """Steady: is there a reason to ask somebody, or to move?"""
         wish = self._wish()
@@ -632,9 +638,6 @@ class MigrationPolicy:
         if wish is None or facts.peer_forbids or now < self._wish_after(*wish):
             return []
         route, reason = wish
-        # A connected socket does not work any more once another network is preferred: no time to ask.
-        if self._settings.sockets == "connected" and reason != "requested":
-            return self._move(route, reason, facts, now)
         if self._server_silent:
             return self._move_with_new_id(route, reason, False, facts, now)
         return self._probe(Probing(reason, (Asked(route, 0, now),)), facts, now)
@@ -650,7 +653,7 @@ class MigrationPolicy:
 
     def _wish_after(self, route: Route, reason: Reason) -> float:
         """When that may be tried."""
-        if reason == "requested" or self._settings.sockets == "connected":
+        if reason == "requested":
             return -math.inf
         after = self._pauses[route].until if route in self._pauses else -math.inf
         flaps = self._flaps.get(route)

@@ -124,6 +124,14 @@ def test_the_same_routes_again_are_no_news() -> None:
     assert journey.at(1.001, RoutesChanged((WIFI, CELLULAR))) == []
 
 
+def test_the_same_routes_again_end_no_pause() -> None:
+    journey = Journey()
+    journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.run(2.5)
+    assert journey.at(2.5, RoutesChanged((WIFI, CELLULAR))) == []
+
+
 def test_a_late_or_second_answer_and_one_for_another_route_change_nothing() -> None:
     journey = Journey()
     journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
@@ -200,7 +208,7 @@ def test_a_network_left_because_of_a_refusal_is_asked_before_it_is_used_again() 
     journey = Journey(WIFI, WIFI, CELLULAR)
     journey.at(1.0, SendFailed(WIFI, errno.ENETUNREACH))
     journey.at(1.1, heard=1.1)
-    assert journey.run(3.0)[0][1] == Probe(WIFI)
+    assert journey.run(3.0)[0] == (2.0, Probe(WIFI))
 
 
 def test_a_refused_path_is_left_for_a_network_that_did_not_fail_a_moment_ago() -> None:
@@ -339,7 +347,28 @@ def test_a_move_that_failed_with_nowhere_else_to_go_stays_and_keeps_asking() -> 
     assert len(pings) < 10
 
 
+def test_a_move_that_failed_while_nothing_was_due_is_left_at_that() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, CABLE)
+    journey.at(1.0, RoutesChanged((CELLULAR, CABLE)))
+    assert journey.run(100.0) == [(1.3, Ping())]
+
+
 # Rule 5: silence
+
+
+def test_the_new_path_is_listened_to_from_the_moment_that_it_is_heard() -> None:
+    journey = Journey(due=True)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)), heard=1.0)
+    journey.at(1.01, ProbeAnswered(WIFI, 0.01))
+    journey.at(1.02, heard=1.02)
+    assert journey.policy.deadline == pytest.approx(1.22)
+
+
+def test_a_silent_path_is_not_asked_whether_the_server_answers_probes() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, heard=1.0)
+    journey.run(30.0)
+    assert journey.times(ControlProbe) == []
 
 
 def test_silence_where_something_is_due_is_asked_about_and_then_the_others_are() -> None:
@@ -511,6 +540,23 @@ def test_a_portal_that_never_answers_is_never_moved_to() -> None:
         journey.at(1.0 + step / 10, heard=1.0 + step / 10)
     assert journey.moves() == []
     assert journey.times(Ping) == []
+
+
+def test_a_network_that_was_returned_to_and_carried_is_later_preferred_like_any_other() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, heard=1.0)
+    journey.run(1.45)
+    journey.at(1.45, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.5, heard=1.5, due=False)
+    journey.run(2.46)
+    journey.at(2.46, ProbeAnswered(WIFI, 0.01))
+    journey.at(2.47, heard=2.47)
+    journey.at(50.0, RoutesChanged((CELLULAR, WIFI)))
+    journey.at(50.01, ProbeAnswered(CELLULAR, 0.01))
+    journey.at(50.02, heard=50.02)
+    journey.at(100.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(100.01, ProbeAnswered(WIFI, 0.01))
+    assert [move.reason for move in journey.moves()] == ["silent", "returned", "preferred", "preferred"]
 
 
 # Rule 7: outages
@@ -685,6 +731,8 @@ def test_a_move_that_waits_for_a_connection_id_waits_no_longer_when_the_old_path
     journey.facts = replace(journey.facts, pto=0.06)
     told = journey.run(1.7)
     assert (1.51, Migrate(WIFI, "preferred")) in told
+    journey.run(2.5)
+    assert "rolled-back" not in [move.reason for move in journey.moves()]  # Silent then, silent now.
 
 
 def test_a_server_that_has_answered_once_is_not_believed_to_be_silent() -> None:
@@ -772,6 +820,14 @@ def test_a_request_for_a_network_in_its_pause_asks_at_once() -> None:
     journey.run(100.0)
     journey.at(100.0, MoveCancelled())
     assert journey.at(100.0, MoveRequested(WIFI)) == [Probe(WIFI)]
+
+
+def test_a_request_in_a_silence_asks_at_once_as_well() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(0.1, ProbeAnswered(CELLULAR, 0.04))
+    journey.run(100.0)
+    journey.run(journey.times(Probe)[-1] + 2.0)
+    assert Probe(CELLULAR) in journey.at(max(100.0, journey.told[-1][0] + 1.5), MoveRequested(CELLULAR))
 
 
 def test_a_request_that_was_cancelled_while_it_waited_for_a_connection_id_is_not_answered() -> None:
@@ -869,6 +925,16 @@ def test_by_hand_only_means_that_nothing_else_moves_it() -> None:
     assert journey.run(2000.0) == []
 
 
+def test_by_hand_only_means_no_timers_after_a_move_on_trust_without_a_way_back() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, settings=Migration(auto=False), due=True, heard=0.0)
+    journey.at(1.0, MoveRequested(WIFI))
+    journey.run(2.3)
+    assert journey.at(2.3, ServerSilent(CELLULAR)) == [Migrate(WIFI, "requested")]
+    journey.at(2.31, RoutesChanged((WIFI,)))
+    assert [action for _, action in journey.run(10.0)] == [Ping(), Refuse("no-answer")]
+    assert journey.policy.deadline is None
+
+
 # Rule 13: connected and unconnected sockets
 
 CONNECTED = Migration(sockets="connected")
@@ -879,6 +945,13 @@ def test_a_connected_socket_follows_the_kernel_at_once() -> None:
     journey = Journey(settings=CONNECTED)
     assert journey.at(1.0, RoutesChanged((WIFI, CELLULAR))) == [Migrate(WIFI, "preferred")]
     assert journey.at(1.1, RoutesChanged((CELLULAR,))) == [Migrate(CELLULAR, "dead")]
+
+
+def test_a_connected_socket_follows_the_kernel_however_often_it_changes_its_mind() -> None:
+    journey = Journey(settings=CONNECTED)
+    for step in range(10):
+        routes = (WIFI, CELLULAR) if step % 2 == 0 else (CELLULAR, WIFI)
+        assert journey.at(1.0 + step / 10, RoutesChanged(routes)) == [Migrate(routes[0], "preferred")]
 
 
 def test_a_connected_socket_does_not_search_in_a_silence_nor_move_back_against_the_kernel() -> None:
@@ -900,6 +973,7 @@ def test_an_unconnected_socket_sends_one_ping_after_a_change_and_the_kernel_does
     assert journey.at(1.0, RoutesChanged((WIFI, CELLULAR))) == [Ping()]
     assert journey.at(2.0, RoutesChanged((WIFI,))) == []
     assert journey.at(3.0, RoutesChanged((CELLULAR,))) == [Ping()]
+    assert journey.at(4.0, RoutesChanged((CELLULAR, WIFI))) == []
     assert journey.at(4.0, SendFailed(CELLULAR, errno.ENETUNREACH)) == []
     assert journey.at(5.0, MoveRequested(CELLULAR)) == [Refuse("migration-disabled")]
 
