@@ -54,10 +54,11 @@ class Echo:
 
     def serve(self) -> None:
         while True:
-            ready, _, _ = select.select([self.closing, *self.sockets], (), ())
+            watched: list[int | socket.socket] = [self.closing, *self.sockets]
+            ready, _, _ = select.select(watched, (), ())
             if self.closing in ready:
                 return
-            for server in ready:
+            for server in (server for server in self.sockets if server in ready):
                 _data, peer = server.recvfrom(2048)
                 server.sendto(f"{peer[0]} {peer[1]}".encode(), peer)
 
