@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     guard,
     paths::{ActivePath, Paths},
-    wire::{Sockets, VirtualDatagram, Wire, any_address},
+    wire::{Sockets, VirtualDatagram, VirtualSockets, Wire, any_address},
 };
 
 /// Datagrams in one send: speed comes from large batches, and a UDP payload ends at 64 KiB.
@@ -103,7 +103,7 @@ impl Pump {
     pub fn client(config: ClientConfig, seconds: Option<f64>) -> io::Result<Arc<Self>> {
         let wire = match seconds {
             Some(_) => Wire::Sockets(Sockets::new()?),
-            None => Wire::Virtual { sent: Vec::new(), sockets: 0 },
+            None => Wire::Virtual(VirtualSockets::default()),
         };
         Self::new(Endpoint::client(), wire, Some(config), seconds)
     }
@@ -117,7 +117,7 @@ impl Pump {
                 }
                 Wire::Sockets(sockets)
             }
-            None => Wire::Virtual { sent: Vec::new(), sockets: 0 },
+            None => Wire::Virtual(VirtualSockets::default()),
         };
         Self::new(Endpoint::server(config), wire, None, seconds)
     }
@@ -126,7 +126,7 @@ impl Pump {
         let clock = seconds.map_or_else(Clock::simulated, Clock::real);
         let readable = match &wire {
             Wire::Sockets(sockets) => sockets.epoll.as_raw_fd(),
-            Wire::Virtual { .. } => -1,
+            Wire::Virtual(_) => -1,
         };
         let pump = Arc::new(Self {
             state: Mutex::new(State {
@@ -318,9 +318,9 @@ impl Pump {
         let remote = state.engine.connection(number).map(|connection| connection.remote_address());
         let bound = match &state.wire {
             Wire::Sockets(sockets) => remote.and_then(|remote| sockets.local_addr(path.socket, remote)),
-            Wire::Virtual { .. } => remote.map(any_address).map(|mut address| {
-                address.set_port(virtual_port(path.socket.unwrap_or(0)));
-                address
+            Wire::Virtual(sockets) => remote.map(any_address).map(|any| {
+                let socket = path.socket.unwrap_or(0);
+                SocketAddr::new(sockets.bound(socket).unwrap_or(any.ip()), virtual_port(socket))
             }),
         };
         let local = bound.map(|mut address| {
@@ -335,7 +335,7 @@ impl Pump {
     pub fn addresses(&self) -> Vec<SocketAddr> {
         match &self.lock().wire {
             Wire::Sockets(sockets) => sockets.addresses(),
-            Wire::Virtual { .. } => Vec::new(),
+            Wire::Virtual(_) => Vec::new(),
         }
     }
 
@@ -366,6 +366,13 @@ impl Pump {
         self.lock().clock.seconds()
     }
 
+    /// The addresses that a simulated machine has: a packet from elsewhere is refused. Before the first call, any.
+    pub fn set_addresses(&self, addresses: Vec<Pin>) {
+        if let Wire::Virtual(sockets) = &mut self.lock().wire {
+            sockets.set_addresses(addresses);
+        }
+    }
+
     /// A datagram arrives in a simulated network.
     pub fn deliver(&self, data: &[u8], source: SocketAddr, local: SocketAddr, interface: u32) {
         let mut state = self.lock();
@@ -378,7 +385,7 @@ impl Pump {
     /// What was sent since the last call, datagram by datagram, with the local port that it left from.
     pub fn take_sent(&self) -> Vec<(VirtualDatagram, u16)> {
         match &mut self.lock().wire {
-            Wire::Virtual { sent, .. } => mem::take(sent)
+            Wire::Virtual(sockets) => mem::take(&mut sockets.sent)
                 .into_iter()
                 .map(|datagram| (virtual_port(datagram.socket), datagram))
                 .map(swap)
@@ -498,7 +505,7 @@ impl State {
                     let remote = self.engine.connection(number).map(|connection| connection.remote_address());
                     remote.map_or(1, |remote| sockets.max_segments(path.socket, remote))
                 }
-                Wire::Virtual { .. } => BATCH,
+                Wire::Virtual(_) => BATCH,
             };
             let batch = segments.min(BATCH).min(MAX_BATCH_BYTES / size).max(1);
             let mut buffer = mem::take(&mut self.buffer);
@@ -557,28 +564,11 @@ impl State {
         // A server answers from the address that it was reached on, or a NAT would not know the answer.
         let pin = path.pin.or_else(|| transmit.source.map(|source| Pin { interface: 0, source }));
         let contents = &data[..transmit.size];
+        let outgoing =
+            Outgoing { contents, destination: transmit.destination, segment: transmit.segment, pin, ecn: transmit.ecn };
         match &mut self.wire {
-            Wire::Sockets(sockets) => sockets.send(
-                path.socket,
-                &Outgoing {
-                    contents,
-                    destination: transmit.destination,
-                    segment: transmit.segment,
-                    pin,
-                    ecn: transmit.ecn,
-                },
-            ),
-            Wire::Virtual { sent, .. } => {
-                sent.extend(contents.chunks(transmit.segment.unwrap_or(contents.len()).max(1)).map(|data| {
-                    VirtualDatagram {
-                        data: data.to_vec(),
-                        pin,
-                        destination: transmit.destination,
-                        socket: path.socket.unwrap_or(0),
-                    }
-                }));
-                Ok(())
-            }
+            Wire::Sockets(sockets) => sockets.send(path.socket, &outgoing),
+            Wire::Virtual(sockets) => sockets.send(path.socket, &outgoing),
         }
     }
 
@@ -588,10 +578,7 @@ impl State {
                 Control::Connected => Socket::connected(remote, pin)?,
                 Control::Pinned | Control::Unconnected => Socket::unconnected(any_address(remote))?,
             }),
-            Wire::Virtual { sockets, .. } => {
-                *sockets += 1;
-                Ok(*sockets - 1)
-            }
+            Wire::Virtual(sockets) => Ok(sockets.add(pin.filter(|_| kind == Control::Connected).map(|pin| pin.source))),
         }
     }
 

@@ -10,8 +10,9 @@ use whimbrel_udp::{Epoll, Outgoing, Pin, ReceiveBuffers, Received, Socket};
 
 /// Sockets that a client left behind still hear late packets; more than these are closed.
 const KEPT: usize = 3;
+const ENETUNREACH: i32 = 101;
 
-/// A datagram on its way in a simulated network.
+/// A datagram on its way in a simulated network. Of its `pin`, interface 0 means that the kernel chooses one.
 #[derive(Clone, Debug)]
 pub struct VirtualDatagram {
     pub data: Vec<u8>,
@@ -22,7 +23,54 @@ pub struct VirtualDatagram {
 
 pub(crate) enum Wire {
     Sockets(Sockets),
-    Virtual { sent: Vec<VirtualDatagram>, sockets: u64 },
+    Virtual(VirtualSockets),
+}
+
+/// A list in memory where sockets would be.
+#[derive(Default)]
+pub(crate) struct VirtualSockets {
+    pub sent: Vec<VirtualDatagram>,
+    /// What each is bound to, by its number: connected ones are.
+    bound: Vec<Option<IpAddr>>,
+    /// The addresses that there are to send from; before they are named, any.
+    addresses: Option<Vec<Pin>>,
+}
+
+impl VirtualSockets {
+    pub fn add(&mut self, bound: Option<IpAddr>) -> u64 {
+        self.bound.push(bound);
+        self.bound.len() as u64 - 1
+    }
+
+    pub fn set_addresses(&mut self, addresses: Vec<Pin>) {
+        self.addresses = Some(addresses);
+    }
+
+    pub fn bound(&self, socket: u64) -> Option<IpAddr> {
+        self.bound.get(usize::try_from(socket).ok()?).copied().flatten()
+    }
+
+    /// Sends, or refuses as a kernel does that does not have the address (any longer).
+    pub fn send(&mut self, socket: Option<u64>, outgoing: &Outgoing<'_>) -> io::Result<()> {
+        let socket = socket.unwrap_or(0);
+        let pin = outgoing.pin.or_else(|| self.bound(socket).map(|source| Pin { interface: 0, source }));
+        if self.addresses.as_ref().is_some_and(|all| !all.iter().any(|&address| serves(address, pin))) {
+            return Err(io::Error::from_raw_os_error(ENETUNREACH));
+        }
+        let segment = outgoing.segment.unwrap_or(outgoing.contents.len()).max(1);
+        let datagrams = outgoing.contents.chunks(segment).map(|data| VirtualDatagram {
+            data: data.to_vec(),
+            pin,
+            destination: outgoing.destination,
+            socket,
+        });
+        self.sent.extend(datagrams);
+        Ok(())
+    }
+}
+
+fn serves(address: Pin, wanted: Option<Pin>) -> bool {
+    wanted.is_none_or(|pin| address.source == pin.source && (pin.interface == 0 || address.interface == pin.interface))
 }
 
 /// Open sockets, newest last, each with a number of its own that epoll reports.

@@ -103,6 +103,11 @@ impl Endpoint {
         self.0.set_time(now);
     }
 
+    fn set_addresses(&self, addresses: Vec<(u32, String)>) -> PyResult<()> {
+        self.0.set_addresses(addresses.into_iter().map(pin).collect::<PyResult<_>>()?);
+        Ok(())
+    }
+
     fn deliver(&self, data: &[u8], source: Address, destination: Address, interface: u32) -> PyResult<()> {
         self.0.deliver(data, address(&source)?, address(&destination)?, interface);
         Ok(())
