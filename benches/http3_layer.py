@@ -66,7 +66,7 @@ def with_adaptor(reads: list[bytes]) -> int:
     http3 = AioquicHttp3([2, 6, 10])
     http3.headers(0, REQUEST, end=True)
     events = (event for data in reads for event in http3.receive(0, data))
-    return sum(len(event.data) for event in events if isinstance(event, DataReceived))
+    return sum(len(piece) for event in events if isinstance(event, DataReceived) for piece in event.pieces)
 
 
 def with_h3_connection(reads: list[bytes]) -> int:

@@ -233,6 +233,23 @@ async def test_a_finished_response_leaves_nothing_behind() -> None:
         assert not client.http3._h3._stream.keys() & {0, 4, 8}  # type: ignore[attr-defined]
 
 
+async def test_a_fast_download_leaves_turns_to_others() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with client_of(answering(200, LARGE * 10)) as client:
+        response = await client.request("GET", "/")
+        task = asyncio.create_task(other())
+        assert len(await response.read()) == 10 * len(LARGE)
+        task.cancel()
+    assert turns > 10
+
+
 async def test_a_malformed_response_ends_its_own_stream_alone() -> None:
     def handler(server: MemoryServer, event: H3Event) -> None:
         if isinstance(event, HeadersReceived):

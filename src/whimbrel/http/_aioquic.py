@@ -94,12 +94,30 @@ class AioquicHttp3:
     def _handle(self, event: quic_events.QuicEvent) -> list[Event]:
         if self._transport.failure:
             return []
-        events: list[Event] = []
-        for h3_event in self._h3.handle_event(event):
-            events += _translate(h3_event)
+        events = self._translate(self._h3.handle_event(event))
         events += self._h3.take_malformed()
         if self._transport.failure:
             events.append(self._transport.failure)
+        return events
+
+    def _translate(self, h3_received: list[h3_events.H3Event]) -> list[Event]:
+        events: list[Event] = []
+        pieces: list[bytes] = []
+        for event in h3_received:
+            if isinstance(event, h3_events.DataReceived):  # Thousands in a download: they come first, and cost least.
+                if event.data:
+                    if not pieces:
+                        events.append(DataReceived(event.stream_id, pieces))
+                    pieces.append(event.data)
+            elif isinstance(event, h3_events.HeadersReceived):
+                if dict(event.headers).get(b":status") == b"304":
+                    self.expect_no_content(event.stream_id)
+                events.append(HeadersReceived(event.stream_id, event.headers))
+                pieces = []
+            else:
+                continue  # Pushes are refused, datagrams and WebTransport not announced: nothing else can come.
+            if event.stream_ended:
+                events.append(MessageEnded(event.stream_id))
         return events
 
     def _read_goaway(self, stream: int, data: bytes) -> list[Event]:
@@ -198,9 +216,6 @@ class _Connection(H3Connection):
         except MessageError as error:
             # H3Connection would end the connection; RFC 9114 §4.1.2 asks for the end of this stream alone.
             return self._reject(stream, ErrorCode.H3_MESSAGE_ERROR, error.reason_phrase)
-        for event in events:
-            if isinstance(event, h3_events.HeadersReceived) and dict(event.headers).get(b":status") == b"304":
-                self.without_content.add(stream.stream_id)
         # Whatever is not content is held until it is whole, so its size must be bounded here.
         if len(stream.buffer) > MAX_FIELD_SECTION:
             return self._reject(stream, ErrorCode.H3_EXCESSIVE_LOAD, "its header section is too large")
@@ -222,19 +237,6 @@ class _ExcessiveLoad(ProtocolError):
     """What H3Connection catches to end the connection; it has none for this code."""
 
     error_code = h3_connection.ErrorCode.H3_EXCESSIVE_LOAD
-
-
-def _translate(event: h3_events.H3Event) -> list[Event]:
-    match event:
-        case h3_events.HeadersReceived(headers=headers, stream_id=stream, stream_ended=ended):
-            translated: list[Event] = [HeadersReceived(stream, headers)]
-        case h3_events.DataReceived(data=data, stream_id=stream, stream_ended=ended):
-            translated = [DataReceived(stream, data)] if data else []
-        case _:
-            return []  # Pushes are refused, datagrams and WebTransport not announced: nothing else can come.
-    if ended:
-        translated.append(MessageEnded(stream))
-    return translated
 
 
 class _GoAwayReader:

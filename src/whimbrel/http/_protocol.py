@@ -57,10 +57,10 @@ class HeadersReceived:
 
 @dataclass(frozen=True, slots=True)
 class DataReceived:
-    """Some of a message's content."""
+    """Some of a message's content: what one call of `Http3.receive` brought, in the pieces that need no copy."""
 
     stream: int
-    data: bytes
+    pieces: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,9 @@ READ_SIZE = 256 << 10
 FRAME_SIZE = 64 << 10
 """Content bytes in a DATA frame that we send. Larger ones make the copies on the way spill the cache."""
 
+TURN_SIZE = 512 << 10
+"""Bytes read before the loop's other tasks have a turn, some 2 ms at 2 Gbit/s: a read that need not wait gives none."""
+
 _log = logging.getLogger("whimbrel")
 
 
@@ -93,6 +96,7 @@ class Response(AsyncIterator[bytes]):
         self._sent = False  # So is the request.
         self._closed = False
         self._rejected = False
+        self._since_turn = 0
         self._upload: asyncio.Task[None] | None = None
         if method == "HEAD":
             self._http3.expect_no_content(stream.id)
@@ -201,6 +205,9 @@ class Response(AsyncIterator[bytes]):
 
     async def _receive(self) -> None:
         try:
+            if self._since_turn >= TURN_SIZE:
+                self._since_turn = 0
+                await asyncio.sleep(0)
             data = await self._read()
         except StreamReset as reset:
             self._http3.reset_received(self._stream.id, reset.code)
@@ -217,6 +224,7 @@ class Response(AsyncIterator[bytes]):
         except BaseException:
             self._cancel(ErrorCode.H3_REQUEST_CANCELLED)
             raise
+        self._since_turn += len(data)
         for event in self._http3.receive(self._stream.id, data, ended=not data):
             self._apply(event)
         self._owner.control_ready()
@@ -240,6 +248,8 @@ class Response(AsyncIterator[bytes]):
 
     def _apply(self, event: Event) -> None:
         match event:
+            case DataReceived(pieces=pieces):
+                self._chunks.extend(pieces)
             case HeadersReceived(headers=headers) if not self.status:
                 status = int(dict(headers)[b":status"])
                 # RFC 9110 §15.2: interim responses may be ignored; the real one follows.
@@ -247,8 +257,6 @@ class Response(AsyncIterator[bytes]):
                     self.status, self.headers = status, received(headers)
             case HeadersReceived(headers=headers):
                 self.trailers = received(headers)
-            case DataReceived(data=data):
-                self._chunks.append(data)
             case MessageEnded() if not self.status:
                 self._malformed(ErrorCode.H3_MESSAGE_ERROR, "it ended before it began")
             case MessageEnded():
