@@ -53,12 +53,13 @@ class Status(IntEnum):
     CA_FILE = 77
 
 
-EPILOG = f"""exit status: 0 when all was saved; else that of the first failure:
-{Status.MALFORMED_URL} malformed URL, {Status.UNKNOWN_HOST} unknown host, {Status.CANNOT_CONNECT} no connection, \
-{Status.HTTP_ERROR} HTTP status not 2xx, {Status.CANNOT_WRITE} cannot write, {Status.TIMEOUT} no answer in time,
-{Status.HANDSHAKE} handshake failed or no HTTP/3, {Status.TOO_MANY_REDIRECTS} too many redirects, \
-{Status.INCOMPLETE} ended half-way, {Status.CERTIFICATE} certificate not accepted, {Status.CA_FILE} CA file unusable,
-{INTERRUPTED} interrupted. What came of a download that ended half-way is kept in NAME.part."""
+EPILOG = f"""exit status: 0 when all was saved; else that of the first failure, numbered as curl's:
+{Status.USAGE} usage, {Status.MALFORMED_URL} malformed URL, {Status.UNKNOWN_HOST} unknown host,
+{Status.CANNOT_CONNECT} no connection, {Status.HTTP_ERROR} HTTP status not 2xx, {Status.CANNOT_WRITE} cannot write,
+{Status.TIMEOUT} no answer in time, {Status.HANDSHAKE} handshake failed or no HTTP/3,
+{Status.TOO_MANY_REDIRECTS} too many redirects, {Status.INCOMPLETE} ended half-way,
+{Status.CERTIFICATE} certificate not accepted, {Status.CA_FILE} CA file unusable, {INTERRUPTED} interrupted.
+What came of a download that ended half-way is kept in NAME.part."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,10 +118,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError("seconds, and more than 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
 def _targets(urls: list[Url], output: str | None) -> list[Path | None]:
