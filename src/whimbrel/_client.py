@@ -172,16 +172,12 @@ class _Connect:
 
     async def _look_up(self) -> list[Address]:
         """The addresses to try, in order: the system's, with the families taking turns (RFC 8305 §4)."""
-        with contextlib.suppress(ValueError):
-            return [(str(ipaddress.ip_address(self._host)), self._port)]
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
+            addresses = await resolve(self._host, self._port)
         except socket.gaierror as error:
             raise ConnectFailed(f"cannot find {self._host!r}: {error.strerror}", peer=self._peer) from error
         except UnicodeError as error:
             raise ConnectFailed(f"{self._host!r} is not a valid host name", peer=self._peer) from error
-        addresses = list(dict.fromkeys((str(entry[4][0]), self._port) for entry in found))
         first = [address for address in addresses if (":" in address[0]) == (":" in addresses[0][0])]
         second = [address for address in addresses if address not in first]
         return [address for address in chain.from_iterable(zip_longest(first, second)) if address is not None]
@@ -306,6 +302,19 @@ async def _abandon(tasks: set[asyncio.Task[Connection]]) -> None:
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, Connection):
             result._close_now(0, "")
+
+
+async def resolve(host: str, port: int) -> list[Address]:
+    """The addresses of a name, in the system's order. An address is its own, without the loop's helper threads.
+
+    Raises:
+        socket.gaierror: there is none.
+        UnicodeError: it cannot be a name.
+    """
+    with contextlib.suppress(ValueError):
+        return [(str(ipaddress.ip_address(host)), port)]
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    return list(dict.fromkeys((str(entry[4][0]), port) for entry in found))
 
 
 def alpn_bytes(alpn: str | Sequence[str]) -> list[bytes]:

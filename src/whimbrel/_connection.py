@@ -468,7 +468,8 @@ class Connection:
         """It is over: wake all who wait, and give everything back."""
         if self._lost is not None:
             return
-        self._path = self.path
+        with contextlib.suppress(RuntimeError):  # An engine that let go already: the path is as it was last seen.
+            self._path = self.path
         self._lost = lost
         if self._attachment is not None:
             self._attachment.detach()
@@ -514,7 +515,7 @@ class Connection:
         core = self._core
         stats = core.stats()
         return Path(
-            local=core.local_address() or self._path.local,
+            local=core.local_address(),
             remote=core.remote_address(),
             interface=self._interface,
             validated=core.is_connected(),

@@ -6,13 +6,12 @@ import asyncio
 import errno
 import functools
 import logging
-import socket
 import warnings
 import weakref
 from typing import TYPE_CHECKING
 
 from whimbrel import _core
-from whimbrel._client import alpn_bytes, transport_config
+from whimbrel._client import alpn_bytes, resolve, transport_config
 from whimbrel._config import Limits
 from whimbrel._connection import Connection
 from whimbrel._errors import ConnectionLost, address_text
@@ -224,11 +223,9 @@ class _Serve:
         await self._server.close()
 
     async def _listen(self) -> Server:
-        loop = asyncio.get_running_loop()
         addresses: dict[Address, None] = {}
         for host in self._hosts:
-            found = await loop.getaddrinfo(host, self._port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
-            addresses.update(((str(entry[4][0]), self._port), None) for entry in found)
+            addresses.update(dict.fromkeys(await resolve(host, self._port)))
         return Server(self._handler, self._bind(list(addresses)))
 
     def _bind(self, addresses: list[Address]) -> _core.Endpoint:

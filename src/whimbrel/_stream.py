@@ -369,8 +369,11 @@ class SendStream(_Handle):
             return
         view = memoryview(data)
         while taken < size:
-            await self._writable()
-            taken += self._try_write(view[taken:])
+            more = self._try_write(view[taken:])
+            # Only what was refused altogether is announced when there is room again.
+            if not more:
+                await self._writable()
+            taken += more
 
     async def finish(self) -> None:
         """Say that nothing more will follow (FIN). Does not wait, and is no receipt: only the peer's answer is one.
