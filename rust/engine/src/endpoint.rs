@@ -1,7 +1,7 @@
 //! Many connections behind one table of connection IDs; what is due next, and for whom.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     fmt,
     net::{IpAddr, SocketAddr},
     time::Instant,
@@ -52,6 +52,8 @@ pub struct Endpoint {
     proto: quinn_proto::Endpoint,
     connections: HashMap<u64, Connection>,
     numbers: HashMap<ConnectionHandle, u64>,
+    /// Nobody asks for these any more; they still answer late packets of the peer (RFC 9000 §10.2).
+    forgotten: HashSet<u64>,
     next_number: u64,
     ready: VecDeque<u64>,
     timers: BTreeSet<(Instant, u64)>,
@@ -74,6 +76,7 @@ impl Endpoint {
             proto,
             connections: HashMap::new(),
             numbers: HashMap::new(),
+            forgotten: HashSet::new(),
             next_number: 0,
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -187,8 +190,10 @@ impl Endpoint {
     /// Collects what a connection has to say, and when it wants to be called again.
     pub fn settle(&mut self, number: u64) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
+        let mut drained = false;
         while let Some(event) = connection.proto.poll_endpoint_events() {
             if event.is_drained() {
+                drained = true;
                 self.numbers.remove(&connection.handle);
             }
             if let Some(event) = self.proto.handle_event(connection.handle, event) {
@@ -200,6 +205,10 @@ impl Endpoint {
             }
         }
         connection.report(&mut self.news);
+        if drained && self.forgotten.remove(&number) {
+            self.remove(number);
+            return;
+        }
         let when = connection.proto.poll_timeout();
         if when != connection.armed {
             if let Some(old) = connection.armed.take() {
@@ -238,13 +247,20 @@ impl Endpoint {
         self.connections.keys().copied().collect()
     }
 
-    /// Drops what is left of a connection that has ended.
+    /// Nobody will ask for this connection, which has ended, again: drops it as soon as the protocol lets it go.
     pub fn forget(&mut self, number: u64) {
-        if let Some(connection) = self.connections.get(&number)
-            && connection.proto.is_drained()
+        match self.connections.get(&number) {
+            Some(connection) if connection.proto.is_drained() => self.remove(number),
+            Some(_) => drop(self.forgotten.insert(number)),
+            None => {}
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Some(connection) = self.connections.remove(&number)
+            && let Some(when) = connection.armed
         {
-            self.timers.retain(|&(_, other)| other != number);
-            self.connections.remove(&number);
+            self.timers.remove(&(when, number));
         }
     }
 }
