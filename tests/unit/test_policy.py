@@ -204,6 +204,15 @@ def test_two_networks_that_both_refuse_are_not_swapped_in_a_circle() -> None:
     assert len(journey.moves()) <= 2
 
 
+def test_a_refused_path_with_only_failed_networks_left_asks_those_again_at_once() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI)
+    journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(0.6, MoveRequested(WIFI))
+    journey.run(1.9)  # WiFi does not answer.
+    journey.at(1.9, heard=1.9, due=True)
+    assert journey.at(1.95, SendFailed(CELLULAR, errno.ENODEV)) == [Probe(WIFI)]
+
+
 def test_a_network_left_because_of_a_refusal_is_asked_before_it_is_used_again() -> None:
     journey = Journey(WIFI, WIFI, CELLULAR)
     journey.at(1.0, SendFailed(WIFI, errno.ENETUNREACH))
@@ -952,6 +961,28 @@ def test_a_connected_socket_follows_the_kernel_however_often_it_changes_its_mind
     for step in range(10):
         routes = (WIFI, CELLULAR) if step % 2 == 0 else (CELLULAR, WIFI)
         assert journey.at(1.0 + step / 10, RoutesChanged(routes)) == [Migrate(routes[0], "preferred")]
+
+
+def test_a_connected_socket_stays_where_the_user_put_it_until_the_network_changes() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, settings=CONNECTED)
+    journey.at(1.0, MoveRequested(WIFI))
+    journey.at(1.01, ProbeAnswered(WIFI, 0.01))
+    journey.at(1.02, heard=1.02)
+    assert journey.run(100.0) == []
+    assert journey.policy.active == WIFI
+    assert journey.at(100.0, RoutesChanged((CELLULAR, WIFI, CABLE))) == [Migrate(CELLULAR, "preferred")]
+
+
+def test_a_connected_socket_moved_by_hand_on_trust_is_given_time_to_arrive() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, settings=CONNECTED, heard=0.0)
+    journey.at(1.0, MoveRequested(WIFI))
+    journey.run(2.3)
+    assert journey.at(2.3, ServerSilent(CELLULAR)) == [Migrate(WIFI, "requested")]
+    assert journey.at(2.31) == []
+
+
+def test_a_connected_socket_to_a_peer_that_forbids_moving_stays() -> None:
+    assert Journey(settings=CONNECTED, peer_forbids=True).at(1.0, RoutesChanged((WIFI, CELLULAR))) == []
 
 
 def test_a_connected_socket_does_not_search_in_a_silence_nor_move_back_against_the_kernel() -> None:
