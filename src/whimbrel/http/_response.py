@@ -143,11 +143,16 @@ class Response(AsyncIterator[bytes]):
         end = content is None and trailers is None
         head = self._http3.headers(self._stream.id, headers, end=end)
         self._owner.control_ready()
-        await self._stream.write(head)
-        if end:
-            await self._stream.finish()
-            self._sent = True
-        else:
+        try:
+            await self._stream.write(head)
+            if end:
+                await self._stream.finish()
+                self._sent = True
+        except StreamStopped as stopped:
+            self._stopped(stopped.code)
+        except ConnectionLost as lost:
+            raise self._lost_error(lost) from None
+        if not self._sent:
             self._upload = asyncio.create_task(self._send_content(content, trailers), name="whimbrel-upload")
             self._upload.add_done_callback(_retrieve)
 
@@ -198,10 +203,14 @@ class Response(AsyncIterator[bytes]):
             await stream.finish()
             self._sent = True
         except StreamStopped as stopped:
-            # RFC 9114 §4.1: servers may answer without the rest. Whether it is well, the response tells.
-            _log.debug("the server wants no more of the request on stream %d: %s", stream.id, code_name(stopped.code))
-            http3.stop_received(stream.id, stopped.code)
-            self._sent = True  # The stream has reset itself (RFC 9000 §3.5).
+            self._stopped(stopped.code)
+
+    def _stopped(self, code: int) -> None:
+        # RFC 9114 §4.1: servers may answer without the rest, be it no more than the FIN. Whether all is
+        # well, the response tells.
+        _log.debug("the server wants no more of the request on stream %d: %s", self._stream.id, code_name(code))
+        self._http3.stop_received(self._stream.id, code)
+        self._sent = True
 
     async def _receive(self) -> None:
         try:
@@ -219,8 +228,7 @@ class Response(AsyncIterator[bytes]):
             raise RequestRejected(ErrorCode.H3_REQUEST_REJECTED, stream=self._stream.id) from None
         except ConnectionLost as lost:
             self._cancel(ErrorCode.H3_REQUEST_CANCELLED)
-            failure = self._owner.failure()
-            raise (failure or lost) from (lost if failure else None)
+            raise self._lost_error(lost) from None
         except BaseException:
             self._cancel(ErrorCode.H3_REQUEST_CANCELLED)
             raise
@@ -283,6 +291,10 @@ class Response(AsyncIterator[bytes]):
         if code == ErrorCode.H3_REQUEST_REJECTED:
             return RequestRejected(code, stream=self._stream.id)
         return StreamReset(code, f"the server gave the response up ({code_name(code)})", stream=self._stream.id)
+
+    def _lost_error(self, lost: ConnectionLost) -> WhimbrelError:
+        # Where we closed it ourselves, what the server did says more.
+        return self._owner.failure() or lost
 
     def _done(self) -> None:
         if not self._closed:
