@@ -50,6 +50,9 @@ impl fmt::Display for ConnectError {
 
 pub struct Endpoint {
     proto: quinn_proto::Endpoint,
+    /// A client answers nothing outside of its connection. Late packets for connection IDs that it has retired would
+    /// bring stateless resets (RFC 9000 §10.3), sent over whatever path is in use by then: a link between the two.
+    answers: bool,
     connections: HashMap<u64, Connection>,
     numbers: HashMap<ConnectionHandle, u64>,
     /// Nobody asks for these any more; they still answer late packets of the peer (RFC 9000 §10.2).
@@ -63,17 +66,18 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn client() -> Self {
-        Self::new(quinn_proto::Endpoint::new(endpoint_config(CLIENT_ID_LENGTH), None, true, None))
+        Self::new(quinn_proto::Endpoint::new(endpoint_config(CLIENT_ID_LENGTH), None, true, None), false)
     }
 
     pub fn server(config: &ServerConfig) -> Self {
         let endpoint = endpoint_config(config.id_length);
-        Self::new(quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, None))
+        Self::new(quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, None), true)
     }
 
-    fn new(proto: quinn_proto::Endpoint) -> Self {
+    fn new(proto: quinn_proto::Endpoint, answers: bool) -> Self {
         Self {
             proto,
+            answers,
             connections: HashMap::new(),
             numbers: HashMap::new(),
             forgotten: HashSet::new(),
@@ -144,8 +148,8 @@ impl Endpoint {
                 }
                 Err(error) => (None, error.response.map(Transmit::from)),
             },
-            Some(DatagramEvent::Response(transmit)) => (None, Some(transmit.into())),
-            None => (None, None),
+            Some(DatagramEvent::Response(transmit)) if self.answers => (None, Some(transmit.into())),
+            Some(DatagramEvent::Response(_)) | None => (None, None),
         }
     }
 
