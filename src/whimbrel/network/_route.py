@@ -8,6 +8,8 @@ sockets where netlink is refused (``_poll.py``).
 
 from __future__ import annotations
 
+import array
+import contextlib
 import fcntl
 import os
 import socket
@@ -21,6 +23,7 @@ from whimbrel.network._netlink import NetlinkLookup
 from whimbrel.network._poll import SocketLookup
 
 _SIOCGIFFLAGS, _SIOCGIFINDEX = 0x8913, 0x8933
+_SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0x0A
 _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x01, 0x08, 0x40
 _Answer = TypeVar("_Answer")
 
@@ -94,17 +97,30 @@ def _every_way(peer: Peer, lookup: Lookup) -> list[Route]:
         if first is not None and index == first.index:
             if flags & _IFF_LOOPBACK:
                 return [first]  # The peer is on this machine; a packet that left it by an interface would not find it.
-            if not _works(flags):
+            if not _works(name, flags):
                 first = None
-        elif _works(flags) and not flags & _IFF_LOOPBACK:
+        elif not flags & _IFF_LOOPBACK and _works(name, flags):
             found = lookup.bound(peer, index, name)
             if found is not None:
                 others.append(Route(name, found.index, found.source))
     return others if first is None else [first, *others]
 
 
-def _works(flags: int) -> bool:
-    return flags & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING
+def _works(interface: str, flags: int) -> bool:
+    if flags & (_IFF_UP | _IFF_RUNNING) == _IFF_UP:
+        # The kernel updates this flag up to a second late (linkwatch), and sends packets meanwhile.
+        return _has_carrier(interface)
+    return bool(flags & _IFF_UP)
+
+
+def _has_carrier(interface: str) -> bool:
+    """Ask the driver. This waits for the kernel's network lock, unlike the flags, so only where these are in doubt."""
+    answer = array.array("I", [_ETHTOOL_GLINK, 0])
+    request = struct.pack("16sP16x", os.fsencode(interface), answer.buffer_info()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket, contextlib.suppress(OSError):
+        fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+        return answer[1] != 0
+    return False
 
 
 def _interfaces() -> Iterator[tuple[str, int, int]]:
