@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 from whimbrel import _core
@@ -123,6 +123,7 @@ class Steering:
         self._asked: OrderedDict[bytes, tuple[ProbeDatagram, Route, float]] = OrderedDict()
         self._control: tuple[Route, float, int] | None = None
         self._moving: concurrent.futures.Future[Path] | None = None
+        self._events: deque[Event] = deque()
         if self.remote in _silent_servers and active is not None:
             self._handle(ServerSilent(active), now)
 
@@ -224,9 +225,23 @@ class Steering:
     # What the policy decides ------------------------------------------------------------------------------------------
 
     def _handle(self, event: Event, now: float) -> None:
+        """Take an event to the policy and carry out what it says. What that leads to waits for its turn."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return
+        try:
+            while self._events:
+                self._handle_one(self._events[0], now)
+                self._events.popleft()
+        finally:
+            self._events.clear()
+
+    def _handle_one(self, event: Event, now: float) -> None:
+        if self.over:
+            return
         try:
             facts = self._core.facts()
-        except RuntimeError:  # It is gone; the news of it are on their way.
+        except RuntimeError:  # It is gone; the news of that are on their way.
             self.end()
             return
         self._confirmed = facts.confirmed
