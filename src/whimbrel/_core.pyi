@@ -139,6 +139,7 @@ class Endpoint:
     def fileno(self) -> int: ...  # readable: pump
     def wake_fileno(self) -> int: ...  # readable: another thread left news; pump() clears it
     def control_fileno(self) -> int: ...  # readable: control_news
+    def descriptors(self) -> list[int]: ...  # all that are open now: the child of a fork must not keep them
     def pump(self) -> float | None: ...  # receives, runs timers, sends; returns seconds to the next timer
     def news(self) -> list[tuple[int, int, int]]: ...
     def control_news(self) -> list[tuple[int, int, int]]: ...

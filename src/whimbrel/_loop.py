@@ -53,6 +53,7 @@ class Pump:
         self.stopped = False
         self._thread = get_ident()
         self._descriptors = (endpoint.fileno(), endpoint.wake_fileno())
+        self._inherited: list[int] = []
         # Weak, so that a connection that its owner has dropped can notice that.
         self._targets: dict[int, weakref.ref[Target]] = {}
         self._listener = weakref.ref(listener) if listener is not None else None
@@ -141,6 +142,10 @@ class Pump:
         self.endpoint.pump()
         self.endpoint.close()
 
+    def before_fork(self) -> None:
+        """Note what the child will inherit: there, the core can no longer be asked."""
+        self._inherited = self.endpoint.descriptors()
+
     def orphan(self) -> None:
         """This is the child of a fork now: the connection goes on in the parent, and must not notice us.
 
@@ -153,7 +158,7 @@ class Pump:
             nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             return
-        for descriptor in self._descriptors:
+        for descriptor in self._inherited:
             os.dup2(nothing, descriptor, inheritable=False)
         os.close(nothing)
 
@@ -229,6 +234,11 @@ class Line:
 _live: weakref.WeakSet[Pump] = weakref.WeakSet()
 
 
+def _before_fork() -> None:
+    for pump in list(_live):
+        pump.before_fork()
+
+
 def _after_fork_in_child() -> None:
     for pump in list(_live):
         pump.orphan()
@@ -241,4 +251,4 @@ def _farewell() -> None:
         pump.farewell()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -122,7 +122,7 @@ async def test_cancelling_a_wait_for_streams(certificates: Certificates) -> None
 
 
 async def test_cancelling_close_closes(certificates: Certificates) -> None:
-    async with nothing_left(), echo_server(certificates) as server, relay(server) as between:
+    async with echo_server(certificates) as server, relay(server) as between:
         connection = await whimbrel.connect(*between.address, alpn="test", verify=certificates.ca, migration=None)
         stream = await connection.open_stream()
         between.silent = True
@@ -134,8 +134,8 @@ async def test_cancelling_close_closes(certificates: Certificates) -> None:
         closing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await closing
-        async with asyncio.timeout(5):
-            await connection.wait_closed()
+        await connection.wait_closed()
+        assert connection._pump.endpoint.descriptors() == []
 
 
 async def test_a_foreign_thread_is_turned_away(certificates: Certificates) -> None:
@@ -238,7 +238,8 @@ async def test_a_blocked_loop_leaves_the_connection_alive(certificates: Certific
 async def test_no_thread_before_the_first_connection(certificates: Certificates) -> None:
     threads = native_threads()
     described = whimbrel.connect("127.0.0.1", 1, alpn="test", verify=certificates.ca)
-    assert native_threads() == threads
+    # Fewer, if another test's guard thread was about to end.
+    assert native_threads() <= threads
     del described
 
 

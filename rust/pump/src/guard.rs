@@ -94,6 +94,12 @@ pub(crate) fn remove(pump: &Pump) {
         if members.pumps.is_empty() {
             members.ended = true;
             guard.wake.signal();
+            drop(members);
+            // The thread's own reference is the last then, and the descriptors are closed when it ends.
+            let mut current = lock(&GUARD);
+            if current.as_ref().is_some_and(|(_, other)| Arc::ptr_eq(other, &guard)) {
+                *current = None;
+            }
         }
     }
 }

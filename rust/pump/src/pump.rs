@@ -68,10 +68,6 @@ pub enum Control {
 /// The sockets of one client connection, or of a server, with the engine behind them.
 pub struct Pump {
     state: Mutex<State>,
-    /// Readable when a thread other than the owner left news.
-    wake: EventFd,
-    /// Readable when there is news for whoever decides about paths.
-    control: EventFd,
     readable: RawFd,
     woken: AtomicBool,
     /// How often somebody pumped: by this the guard sees that it is not needed.
@@ -91,6 +87,10 @@ struct State {
     blocked: Option<(u64, Transmit, Vec<u8>)>,
     news: VecDeque<News>,
     control_news: VecDeque<News>,
+    /// Readable when a thread other than the owner left news; gone once closed.
+    wake: Option<EventFd>,
+    /// Readable when there is news for whoever decides about paths; gone once closed.
+    control: Option<EventFd>,
     told_due: bool,
     /// The timer that the owner knows of.
     owner_deadline: Option<Instant>,
@@ -140,12 +140,12 @@ impl Pump {
                 blocked: None,
                 news: VecDeque::new(),
                 control_news: VecDeque::new(),
+                wake: Some(EventFd::new()?),
+                control: Some(EventFd::new()?),
                 told_due: false,
                 owner_deadline: None,
                 closed: false,
             }),
-            wake: EventFd::new()?,
-            control: EventFd::new()?,
             readable,
             woken: AtomicBool::new(false),
             turns: AtomicU64::new(0),
@@ -163,8 +163,10 @@ impl Pump {
     pub fn pump(&self) -> Option<Duration> {
         self.turns.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
-        if self.woken.swap(false, Ordering::AcqRel) {
-            self.wake.clear();
+        if self.woken.swap(false, Ordering::AcqRel)
+            && let Some(wake) = &state.wake
+        {
+            wake.clear();
         }
         state.turn();
         let next = state.next_deadline();
@@ -194,7 +196,9 @@ impl Pump {
 
     pub fn take_control_news(&self) -> VecDeque<News> {
         let mut state = self.lock();
-        self.control.clear();
+        if let Some(control) = &state.control {
+            control.clear();
+        }
         mem::take(&mut state.control_news)
     }
 
@@ -203,11 +207,11 @@ impl Pump {
     }
 
     pub fn wake_fd(&self) -> RawFd {
-        self.wake.as_raw_fd()
+        self.lock().wake.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
     pub fn control_fd(&self) -> RawFd {
-        self.control.as_raw_fd()
+        self.lock().control.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
     // ── connections ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -317,6 +321,7 @@ impl Pump {
         let path = state.paths.get(number);
         let remote = state.engine.connection(number).map(|connection| connection.remote_address());
         let bound = match &state.wire {
+            _ if state.closed => None,
             Wire::Sockets(sockets) => remote.and_then(|remote| sockets.local_addr(path.socket, remote)),
             Wire::Virtual(sockets) => remote.map(any_address).map(|any| {
                 let socket = path.socket.unwrap_or(0);
@@ -339,6 +344,16 @@ impl Pump {
         }
     }
 
+    /// Every descriptor that is open here now: what the child of a fork must not keep.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let state = self.lock();
+        let events = [&state.wake, &state.control].into_iter().flatten().map(AsRawFd::as_raw_fd);
+        match &state.wire {
+            Wire::Sockets(sockets) => sockets.descriptors().into_iter().chain(events).collect(),
+            Wire::Virtual(_) => events.collect(),
+        }
+    }
+
     /// Sends what is still to be sent and closes the sockets.
     pub fn close(&self) {
         guard::remove(self);
@@ -348,11 +363,12 @@ impl Pump {
         }
         state.flush();
         state.closed = true;
-        if let Ok(empty) = Sockets::new()
-            && matches!(state.wire, Wire::Sockets(_))
-        {
-            state.wire = Wire::Sockets(empty);
+        // Whoever still holds this object must not hold descriptors by it.
+        if matches!(state.wire, Wire::Sockets(_)) {
+            state.wire = Wire::Virtual(VirtualSockets::default());
         }
+        state.wake = None;
+        state.control = None;
         self.deadline.store(u64::MAX, Ordering::Relaxed);
     }
 
@@ -408,15 +424,20 @@ impl Pump {
             let earlier = state.owner_deadline.is_none_or(|known| when < known);
             earlier && state.clock.until(when).is_some_and(|wait| wait < SOON)
         });
-        if (soon || !state.news.is_empty()) && !self.woken.swap(true, Ordering::AcqRel) {
-            self.wake.signal();
+        if (soon || !state.news.is_empty())
+            && !self.woken.swap(true, Ordering::AcqRel)
+            && let Some(wake) = &state.wake
+        {
+            wake.signal();
         }
         self.publish(&state);
     }
 
     fn publish(&self, state: &MutexGuard<'_, State>) {
-        if !state.control_news.is_empty() {
-            self.control.signal();
+        if !state.control_news.is_empty()
+            && let Some(control) = &state.control
+        {
+            control.signal();
         }
         if state.clock.is_simulated() {
             return;
@@ -521,6 +542,9 @@ impl State {
             }
             self.buffer = buffer;
             self.engine.settle(number);
+            if self.engine.connection(number).is_none() {
+                self.paths.remove(number);
+            }
             if full {
                 self.engine.touch(number);
                 break;

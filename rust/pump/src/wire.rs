@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, RawFd},
 };
 
 use whimbrel_udp::{Epoll, Outgoing, Pin, ReceiveBuffers, Received, Socket};
@@ -104,6 +104,10 @@ impl Sockets {
 
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.list.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect()
+    }
+
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        self.list.iter().map(|(_, socket)| socket.as_raw_fd()).chain([self.epoll.as_raw_fd()]).collect()
     }
 
     fn find(&self, number: Option<u64>, destination: SocketAddr) -> Option<&Socket> {

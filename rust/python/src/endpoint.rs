@@ -75,6 +75,10 @@ impl Endpoint {
         self.0.control_fd()
     }
 
+    fn descriptors(&self, py: Python<'_>) -> Vec<RawFd> {
+        py.detach(|| self.0.descriptors())
+    }
+
     fn pump(&self, py: Python<'_>) -> Option<f64> {
         py.detach(|| self.0.pump()).map(|wait| wait.as_secs_f64())
     }

@@ -8,6 +8,14 @@ import sys
 import whimbrel
 
 
+def target(descriptor: int) -> str:
+    """What a descriptor leads to; "" if it is not open."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - no file
+    except FileNotFoundError:
+        return ""
+
+
 async def dial() -> whimbrel.Connection:
     authority, port = sys.argv[1:]
     return await whimbrel.connect("127.0.0.1", int(port), alpn="test", verify=authority, migration=None)
@@ -20,7 +28,7 @@ async def ask(connection: whimbrel.Connection) -> bytes:
     return await stream.read()
 
 
-def child(connection: whimbrel.Connection, stream: whimbrel.Stream) -> None:
+def child(connection: whimbrel.Connection, stream: whimbrel.Stream, sockets: set[str]) -> None:
     uses = [connection.stats, lambda: connection.path, connection.path_changes, stream.reset]
     starts = (connection.open_stream(), connection.close(), stream.read(), stream.write(b"x"))
     uses += [functools.partial(start.send, None) for start in starts]
@@ -31,17 +39,21 @@ def child(connection: whimbrel.Connection, stream: whimbrel.Stream) -> None:
         except RuntimeError as error:
             said = str(error)
         assert "forked" in said, f"{use} worked after fork"
+    assert not [number for number in range(256) if target(number) in sockets], "the child kept a socket"
 
 
 async def parent_and_child() -> None:
     connection = await dial()
     stream = await connection.open_stream()
     await stream.write(b"x")
+    sockets = {target(number) for number in connection._pump.endpoint.descriptors()}
+    sockets = {name for name in sockets if name.startswith("socket:")}
+    assert sockets
     number = os.fork()
     if number == 0:
         status = 1
         try:
-            child(connection, stream)
+            child(connection, stream, sockets)
             del connection, stream
             status = 0
         finally:
