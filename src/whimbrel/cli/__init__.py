@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "get": "download over HTTP/3, and keep downloading while the machine changes networks",
+    "demo": "watch a download cross from 5G to Wi-Fi and back, in a laboratory on this machine",
     "watch": "print what happens to this machine's networks",
 }
 """Subcommands, each the module of its name, with what ``whimbrel --help`` says of it."""

@@ -1,0 +1,180 @@
+"""The crossing in the terminal: two lanes that redraw themselves, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, TextIO
+
+from whimbrel.cli._demo.report import fate, name, sentence
+from whimbrel.cli._progress import size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+    from whimbrel.cli._demo.crossing import Crossing, Show
+    from whimbrel.cli._demo.lane import Change, Progress
+    from whimbrel.testing import Event
+
+COLOURS = {"wlan0": "dodger_blue1", "wwan0": "dark_orange"}
+_OTHER = "grey50"
+_BAR = 36
+_STALL = 0.3
+"""Seconds without a byte from which a lane says so."""
+_LINE_INTERVAL = 1.0
+
+
+def show(output: TextIO) -> Show:
+    """Return the kind that suits the output."""
+    if output.isatty() and find_spec("rich") is not None and (output.encoding or "").lower().startswith("utf"):
+        return Lanes(output)
+    return Lines(output)
+
+
+class Lines:
+    """A line for each thing that happens, and one a second."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+        self._due = 0.0
+
+    def begin(self, crossing: Crossing) -> None:
+        self._print(title(crossing))
+        self._due = crossing.began + _LINE_INTERVAL
+
+    def event(self, at: float, event: Event) -> None:
+        self._print(f"{at:6.2f} s  {sentence(event)}")
+
+    def change(self, at: float, change: Change) -> None:
+        self._print(f"{at:6.2f} s  whimbrel {happening(change)}")
+
+    def tick(self, crossing: Crossing, now: float) -> None:
+        if now < self._due:
+            return
+        self._due += _LINE_INTERVAL
+        lanes = [f"{lane.name} {100 * lane.fraction:3.0f} %, {state(lane, now)}" for lane in _lanes(crossing)]
+        self._print(f"{now - crossing.began:6.2f} s  {'; '.join(lanes)}")
+
+    def close(self) -> None:
+        pass
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._output, flush=True)
+
+
+class Lanes:
+    """Two lanes that redraw themselves below the lines that stay."""
+
+    def __init__(self, output: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=output, highlight=False)
+        # Drawn when `tick` is called: a thread that draws would compete with the one that changes the networks.
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._moves = 0
+
+    def begin(self, crossing: Crossing) -> None:
+        self._console.print(title(crossing), style="bold", markup=False)
+        self._live.start()
+
+    def event(self, at: float, event: Event) -> None:
+        from rich.text import Text
+
+        self._say(at, Text(sentence(event), style=f"bold {COLOURS.get(event.interface, _OTHER)}"))
+
+    def change(self, at: float, change: Change) -> None:
+        from rich.text import Text
+
+        moved = change.kind == "PathMigrated"
+        self._moves += moved
+        self._say(at, Text(f"whimbrel {happening(change)}", style="bold" if moved else "dim"))
+
+    def tick(self, crossing: Crossing, now: float) -> None:
+        self._live.update(self._draw(crossing, now), refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _say(self, at: float, text: Text) -> None:
+        from rich.text import Text
+
+        self._console.print(Text.assemble((f"{at:6.2f} s  ", "dim"), text))
+
+    def _draw(self, crossing: Crossing, now: float) -> RenderableType:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        for lane in _lanes(crossing):
+            at = now if lane.ended is None else min(now, lane.ended)
+            moves = f"{self._moves} moves" if lane is crossing.migrating else ""
+            table.add_row(
+                Text(lane.name, style="bold"),
+                _bar(lane),
+                f"{100 * lane.fraction:3.0f} %",
+                size(lane.received),
+                Text(state(lane, at), style=_style(lane, at)),
+                moves,
+            )
+        return table
+
+
+def title(crossing: Crossing) -> str:
+    """Say what is about to happen."""
+    plan = crossing.plan
+    how = f"{plan.sockets} sockets{'' if plan.auto else ', nobody watching the network'}"
+    return f"{size(plan.size)} from {plan.server} over 5G. {plan.scenario.about}. whimbrel with {how}."
+
+
+def state(lane: Progress, now: float) -> str:
+    """Say what a lane is doing now."""
+    if lane.ended is not None:
+        return fate(lane)
+    silent = now - lane.last_byte
+    if silent >= _STALL:
+        return f"nothing for {silent:.1f} s"
+    over = f" over {name(lane.interface)}" if lane.interface else ""
+    return f"{lane.rate(now) * 8e-6:.0f} Mbit/s{over}"
+
+
+def happening(change: Change) -> str:
+    """Say what happened to a path."""
+    facts = change.facts
+    match change.kind:
+        case "PathMigrated":
+            return f"moved from {name(facts['source'])} to {name(facts['target'])} ({facts['reason']})"
+        case "PathProbed":
+            return f"was answered over {name(facts['interface'])} in {facts['rtt'] * 1000:.0f} ms"
+        case "PathRejected":
+            return f"stays away from {name(facts['interface'])} ({facts['reason']})"
+        case "NetworkLost":
+            return "has no network, and holds on"
+        case "NetworkRestored":
+            return f"has a network again after {facts['outage']:.1f} s: {name(facts['interface'])}"
+        case kind:
+            return kind
+
+
+def _lanes(crossing: Crossing) -> tuple[Progress, Progress]:
+    return crossing.migrating, crossing.standing
+
+
+def _bar(lane: Progress) -> Text:
+    """A bar whose colours are the networks that carried the bytes."""
+    from rich.text import Text
+
+    bar, filled, carried = Text(), 0, 0
+    for stretch in lane.stretches:
+        carried += stretch.size
+        until = round(_BAR * carried / lane.total)
+        bar.append("━" * (until - filled), COLOURS.get(stretch.interface or "", _OTHER))
+        filled = until
+    bar.append("━" * (_BAR - filled), "grey23")
+    return bar
+
+
+def _style(lane: Progress, now: float) -> str:
+    if lane.ended is not None:
+        return "green" if lane.whole else "red"
+    return "red" if now - lane.last_byte >= _STALL else COLOURS.get(lane.interface or "", _OTHER)

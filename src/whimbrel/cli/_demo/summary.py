@@ -1,0 +1,149 @@
+"""What the crossing came to, for a person: sentences and two tables."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, TextIO
+
+from whimbrel.cli._demo.report import fate, name, sentence
+from whimbrel.cli._progress import size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from whimbrel.cli._demo.report import Happened, Moved, Report
+
+_STILL = {
+    "black-hole": "the kernel goes on preferring a network that carries nothing, and nothing else is asked",
+    "portal": "the kernel prefers a network that carries nothing, and nothing else is asked",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells below a head."""
+
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def show(report: Report, output: TextIO) -> None:
+    """Print it."""
+    rich = output.isatty() and find_spec("rich") is not None
+    for part in parts(report):
+        if rich:
+            _print_rich(part, output)
+        else:
+            for line in [part] if isinstance(part, str) else _plain(part):
+                print(line, file=output)
+    output.flush()
+
+
+def parts(report: Report) -> Iterator[str | Table]:
+    """Return its parts, in order."""
+    crossing = report.crossing
+    migrating, standing = crossing.migrating, crossing.standing
+    if migrating.whole:
+        rate = migrating.received * 8e-6 / report.seconds
+        equal = "equal" if report.sha256_equal else "DIFFERENT"
+        yield f"whimbrel: {size(migrating.received)} in {report.seconds:.1f} s, {rate:.0f} Mbit/s, SHA-256 {equal}"
+    else:
+        yield f"whimbrel: {fate(migrating)}"
+    yield f"http.client (TCP): {fate(standing)}"
+    if report.events:
+        yield Table(("at", "what happened", "what whimbrel did", "gap"), list(_story(report)))
+    yield Table(("network", "bytes", "connection IDs to server", "to client", "probes"), list(_networks(report)))
+    yield _linkable(report)
+    if (why := _by_design(report)) is not None:
+        yield why
+
+
+def _story(report: Report) -> Iterator[tuple[str, ...]]:
+    """Events and moves, as they followed each other."""
+    began = report.crossing.began
+    moves = list(report.moves)
+    for number, happened in enumerate(report.events):
+        at = happened.event.time
+        until = report.events[number + 1].event.time if number + 1 < len(report.events) else math.inf
+        while moves and moves[0].at < at:  # Of its own accord, such as back to a network that answers again.
+            yield _moved(moves.pop(0), began)
+        mine = [move for move in moves if move.at < until][:1]
+        del moves[: len(mine)]
+        yield f"{at - began:.2f} s", sentence(happened.event), _did(happened, mine), _gap(happened)
+    for move in moves:
+        yield _moved(move, began)
+
+
+def _did(happened: Happened, moves: list[Moved]) -> str:
+    if moves:
+        after = (moves[0].at - happened.event.time) * 1000
+        return f"{name(moves[0].source)} → {name(moves[0].target)} after {after:.0f} ms ({moves[0].reason})"
+    return "went on" if happened.resumption is not None else "stayed"
+
+
+def _gap(happened: Happened) -> str:
+    if happened.resumption is not None:
+        return f"resumed after {_milliseconds(happened.resumption)}"
+    return _milliseconds(happened.gap)
+
+
+def _moved(move: Moved, began: float) -> tuple[str, ...]:
+    what = f"{name(move.source)} → {name(move.target)} ({move.reason})"
+    return f"{move.at - began:.2f} s", "", what, _milliseconds(move.gap)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if math.isfinite(seconds) else "for good"
+
+
+def _networks(report: Report) -> Iterator[tuple[str, ...]]:
+    for interface, captured in report.crossing.captured.items():
+        ids = captured.connection_ids
+        counts = (len(ids.to_server), len(ids.to_client), ids.probes)
+        yield f"{name(interface)} ({interface})", size(captured.bytes), *(str(count) for count in counts)
+
+
+def _linkable(report: Report) -> str:
+    ours, theirs = len(report.linkable_to_server), len(report.linkable_to_client)
+    if not ours and not theirs:
+        return "No connection ID was seen on both networks: an observer of both cannot link them."
+    return f"Connection IDs seen on both networks: {ours} to the server, {theirs} to the client."
+
+
+def _by_design(report: Report) -> str | None:
+    plan = report.crossing.plan
+    if report.failure is None or plan.sockets != "unconnected":
+        return None
+    if (why := _STILL.get(plan.scenario.name)) is not None:
+        return f"Unconnected sockets cannot survive this: {why}. Pinned ones can."
+    if not plan.auto and plan.keepalive is None:
+        return (
+            "Without a watch-dog, a pure download sends nothing after a cut, so the server never learns: --keepalive 1."
+        )
+    return None
+
+
+def _plain(table: Table) -> Iterator[str]:
+    lines = [table.head, *table.rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.head))]
+    for line in lines:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+
+
+def _print_rich(part: str | Table, output: TextIO) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console(file=output, highlight=False)
+    if isinstance(part, str):
+        console.print(part, markup=False)
+        return
+    table = RichTable(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for title in part.head:
+        table.add_column(title, justify="right" if title in ("at", "gap", "bytes") else "left")
+    for row in part.rows:
+        table.add_row(*row)
+    console.print(table)
