@@ -1,0 +1,213 @@
+"""No network at all for a time, or one that carries nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.simulation.support import (
+    BYTES,
+    CELLULAR,
+    ROUND_TRIP,
+    SETTLED,
+    STEADY,
+    SWIFT,
+    WIFI,
+    add_cellular,
+    add_wifi,
+    ids_by_address,
+    shared,
+)
+from whimbrel import Migration, NetworkLost, NetworkRestored, OutageTimeout, PathRejected
+from whimbrel.testing._simulation import SimulatedServer
+
+if TYPE_CHECKING:
+    from tests.simulation.conftest import Simulate
+    from whimbrel.testing._simulation import SimulatedNetwork
+
+UP_AND_DOWN = pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
+BACK = SETTLED + 20.0
+
+
+# No network ------------------------------------------------------------------------------------------------------------
+
+
+@UP_AND_DOWN
+def test_another_network_after_an_outage_is_used_at_once(network: SimulatedNetwork, upload: bool) -> None:
+    wifi, cellular = add_wifi(network, up=False), add_cellular(network)
+    transfer = network.upload(BYTES) if upload else network.download(BYTES)
+    network.at(SETTLED, cellular.down)
+    network.at(BACK, wifi.up)
+    network.run()
+    assert transfer.complete
+    assert transfer.resumed_after(BACK) < 4 * WIFI + 0.100
+    assert [move.reason for move in network.moves] == ["restored"]
+    assert wifi.connection_ids.isdisjoint(cellular.connection_ids)
+
+
+@UP_AND_DOWN
+def test_the_same_network_after_an_outage_is_used_at_once(network: SimulatedNetwork, upload: bool) -> None:
+    cellular = add_cellular(network)
+    transfer = network.upload(BYTES) if upload else network.download(BYTES)
+    network.at(SETTLED, cellular.down)
+    network.at(BACK, cellular.up)
+    network.run()
+    assert transfer.complete
+    assert transfer.resumed_after(BACK) < 2 * ROUND_TRIP + 0.100
+    lost, _, restored = (change for _, change in network.changes)
+    assert lost == NetworkLost()
+    assert restored == NetworkRestored("wwan0", pytest.approx(20.0, abs=0.010))
+
+
+def test_our_own_idle_timeout_does_not_count_an_outage(simulate: Simulate) -> None:
+    network = simulate(idle_timeout=10.0, server=SimulatedServer(idle_timeout=120.0))
+    cellular = add_cellular(network)
+    transfer = network.download(BYTES)
+    network.at(SETTLED, cellular.down)
+    network.at(SETTLED + 50.0, cellular.up)
+    network.run()
+    # Both ends agree on the shorter of the two (RFC 9000 §10.1), so the server's decides here: it is ours.
+    assert network.lost is not None or transfer.complete
+
+
+def test_an_outage_beyond_the_peers_idle_timeout_ends_the_connection_as_soon_as_it_is_over(
+    simulate: Simulate,
+) -> None:
+    network = simulate(server=SimulatedServer(idle_timeout=10.0))
+    cellular = add_cellular(network)
+    transfer = network.download(BYTES)
+    network.at(SETTLED, cellular.down)
+    network.at(BACK, cellular.up)
+    network.run()
+    assert not transfer.complete
+    assert network.lost is not None
+    assert network.lost[0] == "reset"  # RFC 9000 §10.3: the server knows nothing of it any more.
+    assert network.now < BACK + 2 * ROUND_TRIP + 0.100
+
+
+def test_an_outage_that_is_too_long_is_given_up(simulate: Simulate) -> None:
+    network = simulate(migration=Migration(outage=30.0))
+    cellular = add_cellular(network)
+    network.download(BYTES)
+    network.at(SETTLED, cellular.down)
+    network.run()
+    assert isinstance(network.failure, OutageTimeout)
+    assert network.now == pytest.approx(SETTLED + 30.0, abs=0.010)
+
+
+def test_nothing_is_sent_in_an_outage(network: SimulatedNetwork) -> None:
+    cellular = add_cellular(network)
+    network.upload(BYTES)
+    network.at(SETTLED, cellular.down)
+    network.advance(SETTLED + 0.1)
+    errors = network.stats.send_errors
+    network.advance(20.0)
+    assert network.stats.send_errors == errors
+
+
+# A network that carries nothing ----------------------------------------------------------------------------------------
+
+
+@UP_AND_DOWN
+def test_a_black_hole_is_left_within_a_second(network: SimulatedNetwork, upload: bool) -> None:
+    wifi, cellular = add_wifi(network), add_cellular(network)
+    transfer = network.upload(BYTES) if upload else network.download(BYTES)
+    network.at(SETTLED, wifi.silence)
+    network.run()
+    assert transfer.complete
+    assert transfer.longest_silence < 1.0
+    assert [move.reason for move in network.moves] == ["silent"]
+    assert wifi.connection_ids.isdisjoint(cellular.connection_ids)
+
+
+def test_a_request_into_a_black_hole_is_answered_within_a_second(network: SimulatedNetwork) -> None:
+    wifi, _ = add_wifi(network), add_cellular(network)
+    transfer = network.requests(10, every=1.0)
+    network.at(4.5, wifi.silence)
+    network.run()
+    assert transfer.complete
+    assert transfer.longest_silence < 2.0
+
+
+@UP_AND_DOWN
+def test_a_portal_costs_nothing(simulate: Simulate, upload: bool) -> None:
+    network = simulate(limits=STEADY)
+    wifi, _ = add_wifi(network, up=False, portal=True), add_cellular(network)
+    transfer = network.upload(2 * BYTES) if upload else network.download(2 * BYTES)
+    network.at(SETTLED, wifi.up)
+    network.run()
+    assert transfer.complete
+    assert network.moves == []
+    assert PathRejected("wlan0", "no-answer") in [change for _, change in network.changes]
+    assert transfer.longest_silence < ROUND_TRIP
+    assert len(network.probes) < 10
+
+
+def test_a_portal_that_is_passed_is_moved_to(network: SimulatedNetwork) -> None:
+    wifi, _ = add_wifi(network, portal=True, up=False), add_cellular(network)
+    transfer = network.requests(60, every=1.0)
+    network.at(2.0, wifi.up)
+    network.at(20.0, lambda: wifi.silence(False))
+    network.run()
+    assert transfer.complete
+    assert [move.new.interface for move in network.moves] == ["wlan0"]
+
+
+def test_a_black_hole_that_ends_is_returned_to(network: SimulatedNetwork) -> None:
+    wifi, _ = add_wifi(network), add_cellular(network)
+    transfer = network.requests(80, every=0.5)
+    network.at(2.2, wifi.silence)
+    network.at(10.0, lambda: wifi.silence(False))
+    network.run()
+    assert transfer.complete
+    assert [move.reason for move in network.moves] == ["silent", "returned"]
+    assert not shared(ids_by_address(network))
+
+
+@UP_AND_DOWN
+def test_a_tunnel_is_survived_though_nobody_says_that_there_is_one(network: SimulatedNetwork, upload: bool) -> None:
+    cellular = add_cellular(network)
+    transfer = network.upload(BYTES) if upload else network.download(BYTES)
+    network.at(SETTLED, cellular.silence)
+    network.at(BACK, lambda: cellular.silence(False))
+    network.run()
+    assert transfer.complete
+    print("TUNNEL", upload, transfer.resumed_after(BACK))
+
+
+# NATs ------------------------------------------------------------------------------------------------------------------
+
+
+@UP_AND_DOWN
+@pytest.mark.parametrize("address", [False, True], ids=["port", "address"])
+def test_a_nat_that_forgets_is_not_noticed(network: SimulatedNetwork, upload: bool, address: bool) -> None:
+    cellular = add_cellular(network)
+    transfer = network.upload(BYTES) if upload else network.download(BYTES)
+    network.at(SETTLED, lambda: cellular.rebind(address=address))
+    network.run()
+    assert transfer.complete
+    assert network.moves == []
+    assert transfer.silence_after(SETTLED) < SWIFT
+    assert max(transfer.silence_after(SETTLED + 0.010 * moment) for moment in range(50)) < 0.300
+
+
+def test_an_answer_reaches_us_though_the_nat_forgets_while_we_wait(network: SimulatedNetwork) -> None:
+    """Only a PING tells the server where we are now."""
+    cellular = add_cellular(network)
+    lost = []
+
+    def held_back(packet: object) -> bool:
+        return False
+
+    network.lose = held_back
+    transfer = network.download(200_000)
+    # All that is under way is lost, and a receiver has nothing to say: silence on both sides.
+    network.at(0.2, cellular.silence)
+    network.at(0.3, cellular.rebind)
+    network.at(0.3, lambda: cellular.silence(False))
+    network.run()
+    assert transfer.complete
+    assert transfer.resumed_after(0.3) < 1.0
+    del lost
+    _ = CELLULAR
