@@ -26,8 +26,24 @@ use crate::pump::Pump;
 const GRACE: Duration = Duration::from_millis(5);
 const WAKE: u64 = u64::MAX;
 
-/// A fork copies the state but not the thread: the process that made it is part of it.
-static GUARD: Mutex<Option<(u32, Arc<Guard>)>> = Mutex::new(None);
+/// The guard of one process. A fork copies it, but not its thread, and perhaps in the middle of a change: so a child
+/// never touches its parent's, and has the next in the list.
+struct Slot {
+    process: u32,
+    guard: Mutex<Option<Arc<Guard>>>,
+    next: OnceLock<Box<Slot>>,
+}
+
+fn slot() -> &'static Mutex<Option<Arc<Guard>>> {
+    static FIRST: OnceLock<Slot> = OnceLock::new();
+    let process = process::id();
+    let new = || Slot { process, guard: Mutex::new(None), next: OnceLock::new() };
+    let mut slot = FIRST.get_or_init(new);
+    while slot.process != process {
+        slot = slot.next.get_or_init(|| Box::new(new()));
+    }
+    &slot.guard
+}
 
 /// Until when the thread means to sleep.
 static SLEEPING_UNTIL: AtomicU64 = AtomicU64::new(0);
@@ -58,18 +74,15 @@ pub(crate) fn expect(deadline: u64) {
     let limit = deadline.saturating_add(nanos(GRACE));
     if limit < SLEEPING_UNTIL.load(Ordering::Relaxed) {
         SLEEPING_UNTIL.store(limit, Ordering::Relaxed);
-        if let Some((process, guard)) = &*lock(&GUARD)
-            && *process == process::id()
-        {
+        if let Some(guard) = &*lock(slot()) {
             guard.wake.signal();
         }
     }
 }
 
 pub(crate) fn add(pump: &Arc<Pump>) -> io::Result<()> {
-    let mut current = lock(&GUARD);
-    let alive = current.as_ref().filter(|(process, _)| *process == process::id()).map(|(_, guard)| guard.clone());
-    if let Some(guard) = alive
+    let mut current = lock(slot());
+    if let Some(guard) = &*current
         && guard.enrol(pump)?
     {
         return Ok(());
@@ -77,14 +90,13 @@ pub(crate) fn add(pump: &Arc<Pump>) -> io::Result<()> {
     let guard = Arc::new(Guard { epoll: Epoll::new()?, wake: EventFd::new()?, members: Mutex::default() });
     guard.epoll.add(guard.wake.as_raw_fd(), WAKE)?;
     guard.enrol(pump)?;
-    *current = Some((process::id(), guard.clone()));
+    *current = Some(guard.clone());
     thread::Builder::new().name("whimbrel-guard".into()).spawn(move || guard.run())?;
     Ok(())
 }
 
 pub(crate) fn remove(pump: &Pump) {
-    let guard = lock(&GUARD).as_ref().filter(|(process, _)| *process == process::id()).map(|(_, guard)| guard.clone());
-    let Some(guard) = guard else { return };
+    let Some(guard) = lock(slot()).clone() else { return };
     let mut members = lock(&guard.members);
     let address = std::ptr::from_ref(pump) as usize;
     let number = members.pumps.iter().find(|(_, (other, _))| *other == address).map(|(number, _)| *number);
@@ -96,8 +108,8 @@ pub(crate) fn remove(pump: &Pump) {
             guard.wake.signal();
             drop(members);
             // The thread's own reference is the last then, and the descriptors are closed when it ends.
-            let mut current = lock(&GUARD);
-            if current.as_ref().is_some_and(|(_, other)| Arc::ptr_eq(other, &guard)) {
+            let mut current = lock(slot());
+            if current.as_ref().is_some_and(|other| Arc::ptr_eq(other, &guard)) {
                 *current = None;
             }
         }
