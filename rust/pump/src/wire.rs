@@ -78,12 +78,12 @@ pub(crate) struct Sockets {
     pub epoll: Epoll,
     list: Vec<(u64, Socket)>,
     next: u64,
-    buffers: Option<ReceiveBuffers>,
+    buffers: Option<Box<ReceiveBuffers>>,
 }
 
 impl Sockets {
     pub fn new() -> io::Result<Self> {
-        Ok(Self { epoll: Epoll::new()?, list: Vec::new(), next: 0, buffers: Some(ReceiveBuffers::new()) })
+        Ok(Self { epoll: Epoll::new()?, list: Vec::new(), next: 0, buffers: Some(Box::new(ReceiveBuffers::new())) })
     }
 
     pub fn add(&mut self, socket: Socket) -> io::Result<u64> {
