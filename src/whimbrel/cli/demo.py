@@ -66,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="caddy",
         help="who has the file: Caddy (default), or ngtcp2's gtlsserver where it is installed",
     )
+    parser.add_argument(
+        "--other-client",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run a client over TCP beside it (default); --no-other-client leaves it out",
+    )
     parser.add_argument("--size", type=_size, default=60_000_000, metavar="MB", help="of the file (default: 60)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="makes the file's content (default: 0)")
     parser.add_argument("--json", metavar="FILE", help="save what was measured as JSON; - for standard output")
@@ -106,7 +112,7 @@ def _prepare(args: argparse.Namespace) -> Plan:
         raise _Unable(str(error)) from error
     return Plan(
         scenario=KNOWN[args.scenario], sockets=args.sockets, auto=args.auto, keepalive=args.keepalive,
-        server=args.server, size=args.size, seed=args.seed,
+        server=args.server, other_client=args.other_client, size=args.size, seed=args.seed,
     )  # fmt: skip
 
 

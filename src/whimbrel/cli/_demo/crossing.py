@@ -56,6 +56,8 @@ class Plan:
     auto: bool = True
     keepalive: float | None = None
     server: servers.ServerName = "caddy"
+    other_client: bool = True
+    """Whether a client that does not move runs beside it."""
     size: int = DEFAULT_SIZE
     seed: int = 0
 
@@ -141,7 +143,8 @@ def cross(plan: Plan, show: Show) -> Crossing:
         lanes = _lanes(lab, site, plan)
         for lane in lanes:
             stack.callback(lane.close)
-        crossing = Crossing(plan, lanes[0].progress, lanes[1].progress, digest)
+        standing = lanes[1].progress if plan.other_client else Progress("http.client", plan.size)
+        crossing = Crossing(plan, lanes[0].progress, standing, digest)
         _Race(crossing, lanes, journey, steps, show).run()
         journey.stop()
         _capture(crossing, lab)
@@ -195,6 +198,9 @@ class _Race:
         for lane in self._lanes:
             lane.progress.begin(now)
             lane.go()
+        if not self._crossing.plan.other_client:
+            self._crossing.standing.begin(now)
+            self._crossing.standing.finish(now, "left out (0 %)")
         self._show.begin(self._crossing)
 
     def _read(self, selector: selectors.BaseSelector, timeout: float) -> None:
@@ -267,10 +273,10 @@ def _random_file(path: Path, size: int, seed: int) -> str:
 def _lanes(lab: Laboratory, site: servers.Site, plan: Plan) -> list[Lane]:
     order: dict[str, object] = {"url": site.url, "cafile": str(site.cafile)}
     choices = {"sockets": plan.sockets, "auto": plan.auto, "keepalive": plan.keepalive}
-    return [
-        Lane(Progress("whimbrel", plan.size), _client(lab, "migrating", order | choices)),
-        Lane(Progress("http.client", plan.size), _client(lab, "standing", order)),
-    ]
+    lanes = [Lane(Progress("whimbrel", plan.size), _client(lab, "migrating", order | choices))]
+    if plan.other_client:
+        lanes.append(Lane(Progress("http.client", plan.size), _client(lab, "standing", order)))
+    return lanes
 
 
 def _client(lab: Laboratory, module: str, order: dict[str, object]) -> subprocess.Popen[bytes]:

@@ -52,7 +52,11 @@ class Lines:
         if now < self._due:
             return
         self._due += _LINE_INTERVAL
-        lanes = [f"{lane.name} {100 * lane.fraction:3.0f} %, {state(lane, now)}" for lane in _lanes(crossing)]
+        lanes = [
+            f"{lane.name} {100 * lane.fraction:3.0f} %, {state(lane, now)}"
+            for lane in _lanes(crossing)
+            if lane.ended is None or lane.ended > now - _LINE_INTERVAL
+        ]
         self._print(f"{now - crossing.began:6.2f} s  {'; '.join(lanes)}")
 
     def close(self) -> None:
@@ -73,6 +77,7 @@ class Lanes:
         # Drawn when `tick` is called: a thread that draws would compete with the one that changes the networks.
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._moves = 0
+        self._gaps: list[float] = []
 
     def begin(self, crossing: Crossing) -> None:
         self._console.print(title(crossing), style="bold", markup=False)
@@ -86,9 +91,10 @@ class Lanes:
     def change(self, at: float, change: Change) -> None:
         from rich.text import Text
 
-        moved = change.kind == "PathMigrated"
-        self._moves += moved
-        self._say(at, Text(f"whimbrel {happening(change)}", style="bold" if moved else "dim"))
+        if change.kind == "Gap":
+            self._gaps.append(change.facts["seconds"])
+        self._moves += change.kind == "PathMigrated"
+        self._say(at, Text(f"whimbrel {happening(change)}", style="bold" if change.kind == "PathMigrated" else "dim"))
 
     def tick(self, crossing: Crossing, now: float) -> None:
         self._live.update(self._draw(crossing, now), refresh=True)
@@ -108,7 +114,7 @@ class Lanes:
         table = Table.grid(padding=(0, 2))
         for lane in _lanes(crossing):
             at = now if lane.ended is None else min(now, lane.ended)
-            moves = f"{self._moves} moves" if lane is crossing.migrating else ""
+            moves = self._told() if lane is crossing.migrating else ""
             table.add_row(
                 Text(lane.name, style="bold"),
                 _bar(lane),
@@ -118,6 +124,11 @@ class Lanes:
                 moves,
             )
         return table
+
+    def _told(self) -> str:
+        moves = f"{self._moves} move{'' if self._moves == 1 else 's'}"
+        gaps = ", ".join(f"{1000 * gap:.0f}" for gap in self._gaps[-3:])
+        return f"{moves}, gaps {gaps} ms" if gaps else moves
 
 
 def title(crossing: Crossing) -> str:
@@ -148,6 +159,8 @@ def happening(change: Change) -> str:
             return f"was answered over {name(facts['interface'])} in {facts['rtt'] * 1000:.0f} ms"
         case "PathRejected":
             return f"stays away from {name(facts['interface'])} ({facts['reason']})"
+        case "Gap":
+            return f"was {1000 * facts['seconds']:.0f} ms without data around that move"
         case "NetworkLost":
             return "has no network, and holds on"
         case "NetworkRestored":

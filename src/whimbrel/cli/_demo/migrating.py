@@ -8,18 +8,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import signal
 import sys
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 import whimbrel
 from whimbrel import Migration, PathMigrated, http
 from whimbrel.cli._demo.messages import Reporter
+from whimbrel.cli._demo.report import gap_around
 from whimbrel.network import route_to
 
 if TYPE_CHECKING:
     from whimbrel.http import ConnectOptions
+
+
+_SETTLED = 0.5
+"""Seconds after a move when its gap is told; the report looks longer."""
 
 
 class Order(TypedDict):
@@ -62,6 +69,8 @@ class _Download:
         self.digest = hashlib.sha256()
         self.samples: list[tuple[float, int]] = []
         self._reporter = reporter
+        self._moves: deque[tuple[float, float]] = deque()  # Time, and when the old network began to be silent.
+        self._before = -math.inf  # When the network had changed before.
 
     async def fetch(self, order: Order) -> None:
         url = http.Url.parse(order["url"])
@@ -89,10 +98,18 @@ class _Download:
         self.digest.update(chunk)
         if self._reporter.is_due(now):
             self._reporter.received(now, self.received, _interface(connection))
+            if self._moves and now > self._moves[0][0] + _SETTLED:
+                began = self._moves.popleft()[1]
+                until = self._moves[0][1] if self._moves else math.inf
+                gap = gap_around(self.samples, began, since=self._before, until=until)
+                self._reporter.changed(change="Gap", seconds=gap)
+                self._before = began
 
     async def _watch(self, connection: whimbrel.Connection) -> None:
         async for change in connection.path_changes():
             if isinstance(change, PathMigrated):
+                silence = change.silence if math.isfinite(change.silence) else 0.0
+                self._moves.append((change.new.since, change.new.since - silence))
                 self._reporter.changed(
                     change="PathMigrated",
                     since=change.new.since,

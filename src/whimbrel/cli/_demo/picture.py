@@ -12,13 +12,17 @@ from whimbrel.cli._demo.report import fate, name, rates, sentence
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from whimbrel.cli._demo.report import Report
+    from whimbrel.cli._demo.report import Happened, Moved, Report
     from whimbrel.testing import Sample
 
 COLOURS = {"wwan0": "#e8871e", "wlan0": "#2878c8"}
 _INK, _FAINT = "#2b2b2b", "#8a8a8a"
 _LABELLED = 6
 """More events than these would cover each other with words."""
+_ROWS, _ROW = 3, 0.28
+"""Of labels: how many, and how high each is as part of the highest rate."""
+_CHARACTER = 0.0078
+"""How wide one is, as part of the figure's lane."""
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "DejaVu Sans",
@@ -55,16 +59,15 @@ def _draw(report: Report, upper: Axes, lower: Axes) -> None:
     crossing = report.crossing
     captured = crossing.captured
     end = crossing.ended - crossing.began
-    _lane(upper, {interface: each.migrating for interface, each in captured.items()}, report, headroom=1.4)
-    _lane(lower, {interface: each.standing for interface, each in captured.items()}, report, headroom=1.1)
-    _events(report, upper, lower)
-    _moves(report, upper)
+    _lane(upper, {interface: each.migrating for interface, each in captured.items()}, report)
+    _lane(lower, {interface: each.standing for interface, each in captured.items()}, report)
+    _mark(report, upper, lower)
     plan = crossing.plan
     migrating = crossing.migrating
-    upper.legend(loc="upper right", frameon=False, ncols=2, bbox_to_anchor=(1, 1.16), borderaxespad=0)
+    upper.legend(loc="upper right", frameon=False, ncols=2, bbox_to_anchor=(1, 1.12), borderaxespad=0)
     upper.set_title(
         f"whimbrel, {plan.sockets} sockets: {fate(migrating)}{', hash equal' if report.sha256_equal else ''}",
-        loc="left", fontsize=10, fontweight="bold", pad=22,
+        loc="left", fontsize=10, fontweight="bold", pad=10,
     )  # fmt: skip
     lower.set_title(
         f"Python's http.client over TCP: {fate(crossing.standing)}", loc="left", fontsize=10, fontweight="bold"
@@ -73,7 +76,7 @@ def _draw(report: Report, upper: Axes, lower: Axes) -> None:
     lower.set_xlim(0, end)
 
 
-def _lane(axes: Axes, by_interface: dict[str, list[Sample]], report: Report, *, headroom: float) -> None:
+def _lane(axes: Axes, by_interface: dict[str, list[Sample]], report: Report) -> None:
     """Rates on top of each other, cellular first: it is what the device begins with."""
     crossing = report.crossing
     base: list[float] | None = None
@@ -85,29 +88,61 @@ def _lane(axes: Axes, by_interface: dict[str, list[Sample]], report: Report, *, 
             times, base, top, step="post", color=COLOURS.get(interface, _FAINT), linewidth=0, label=name(interface)
         )
         base = top
-    axes.set_ylim(0, max(10.0, headroom * max(base or [0.0])))
+    axes.set_ylim(0, max(10.0, 1.05 * max(base or [0.0])))
     axes.set_ylabel("Mbit/s")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0)
 
 
-def _events(report: Report, upper: Axes, lower: Axes) -> None:
+def _mark(report: Report, upper: Axes, lower: Axes) -> None:
+    """Lines where the networks changed, with words in the upper lane's head."""
     crossing = report.crossing
-    for number, event in enumerate(crossing.events):
-        at = event.time - crossing.began
+    for happened in report.events:
         for axes in (upper, lower):
-            axes.axvline(at, color=_INK, linewidth=0.8, linestyle=(0, (3, 2)))
-        if number < _LABELLED:
-            upper.annotate(
-                sentence(event), (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 4), textcoords="offset points",
-                ha="center", va="bottom", fontsize=8,
-            )  # fmt: skip
-
-
-def _moves(report: Report, upper: Axes) -> None:
-    for move in report.moves[:_LABELLED]:
-        gap = f"{move.gap * 1000:.0f} ms" if math.isfinite(move.gap) else "for good"
+            axes.axvline(happened.event.time - crossing.began, color=_INK, linewidth=0.8, linestyle=(0, (3, 2)))
+    labels = labels_of(report)
+    rows = rows_of(labels, crossing.ended - crossing.began)
+    _, top = upper.get_ylim()
+    upper.set_ylim(0, top * (1.1 + _ROW * (max(rows, default=-1) + 1)))
+    for (at, text), row in zip(labels, rows, strict=True):
         upper.annotate(
-            f"to {name(move.target)}\ngap {gap}", (move.at - report.crossing.began, 0.97),
-            xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points", va="top", fontsize=8,
+            text, (at, 1 - row * _ROW / (1.1 + _ROW * (max(rows) + 1))), xycoords=("data", "axes fraction"),
+            xytext=(4, 0), textcoords="offset points", va="top", fontsize=8, linespacing=1.3,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
         )  # fmt: skip
+
+
+def labels_of(report: Report) -> list[tuple[float, str]]:
+    """Return what to write where, in order: seconds since the beginning, and two lines of text."""
+    began = report.crossing.began
+    labels: list[tuple[float, str]] = []
+    for happened, moves in report.story():
+        at = (happened.event.time if happened is not None else moves[0].at) - began
+        what = "" if happened is None else sentence(happened.event)
+        labels.append((at, f"{what}\n{_cost(happened, moves)}".strip()))
+    if len(labels) > _LABELLED:
+        more = len(labels) - _LABELLED
+        labels[_LABELLED:] = [(labels[_LABELLED][0], f"and {more} more times\nof change")]
+    return labels
+
+
+def rows_of(labels: list[tuple[float, str]], span: float) -> list[int]:
+    """Give each label the first row where it covers none of those before."""
+    rows, free = [], [-math.inf] * _ROWS
+    for at, text in labels:
+        row = min(range(_ROWS), key=lambda row: (free[row] > at, free[row] if free[row] > at else 0, row))
+        free[row] = at + span * _CHARACTER * (max(map(len, text.split("\n"))) + 2)
+        rows.append(row)
+    return rows
+
+
+def _cost(happened: Happened | None, moves: list[Moved]) -> str:
+    if happened is not None and happened.resumption is not None:
+        return f"resumed after {_milliseconds(happened.resumption)}"
+    gap = moves[0].gap if moves else happened.gap if happened is not None else 0.0
+    to = f"to {name(moves[0].target)}, " if moves else ""
+    return f"{to}gap {_milliseconds(gap)}" if math.isfinite(gap) else "and that was all"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms"

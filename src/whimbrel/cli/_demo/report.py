@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from whimbrel.testing import handover_gap, linkable, resumption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from whimbrel.cli._demo.crossing import Crossing
     from whimbrel.cli._demo.lane import Progress
@@ -75,6 +75,23 @@ class Report:
         if not self.sha256_equal:
             return f"what arrived is not the file: {progress.received} of {progress.total} bytes, and another hash"
         return None
+
+    def story(self) -> Iterator[tuple[Happened | None, list[Moved]]]:
+        """Go through events and moves as they followed each other.
+
+        Each event comes with the first move before the next one, if there is any. A move of its own accord comes
+        without an event.
+        """
+        moves = list(self.moves)
+        for number, happened in enumerate(self.events):
+            while moves and moves[0].at < happened.event.time:
+                yield None, [moves.pop(0)]
+            until = self.events[number + 1].event.time if number + 1 < len(self.events) else math.inf
+            mine = [move for move in moves if move.at < until][:1]
+            del moves[: len(mine)]
+            yield happened, mine
+        for move in moves:
+            yield None, [move]
 
     def as_json(self) -> dict[str, Any]:
         """Return the report for programs. Times are seconds since the beginning, or milliseconds where it says so."""
@@ -199,33 +216,46 @@ def _moves(crossing: Crossing, samples: list[Sample]) -> list[Moved]:
             for change in crossing.migrating.changes
             if change.kind == "PathMigrated"
         ]
-    moves, before = [], crossing.began
-    for at, source, target, reason in told:
-        # The gap begins where the network changed, which is some time before the move: after a black hole, a long one.
-        change = max((event.time for event in crossing.events if before < event.time <= at), default=at)
-        moves.append(Moved(at, source, target, reason, handover_gap(samples, change, since=before)))
+    # The gap begins where the network changed, which is some time before the move: after a black hole, a long one.
+    starts, before = [], crossing.began
+    for at, *_ in told:
+        starts.append(max((event.time for event in crossing.events if before < event.time <= at), default=at))
         before = at
-    return moves
+    return [
+        Moved(*each, gap_around(samples, start, since=since, until=until))
+        for each, start, since, until in zip(
+            told, starts, [crossing.began, *(at for at, *_ in told)], [*starts[1:], math.inf], strict=False
+        )
+    ]
 
 
 def _events(crossing: Crossing, samples: list[Sample]) -> list[Happened]:
-    happened, before = [], crossing.began
-    up = {"wwan0"}  # Every scenario begins on cellular alone.
     end = crossing.migrating.ended or math.inf
-    for event in crossing.events:
-        if event.time > end:
-            break
+    events = [event for event in crossing.events if event.time < end]
+    times = [crossing.began, *(event.time for event in events), math.inf]
+    happened = []
+    up = {"wwan0"}  # Every scenario begins on cellular alone.
+    for event, since, until in zip(events, times, times[2:], strict=False):
         back = resumption(samples, event.time) if event.action == "join" and not up else None
-        happened.append(Happened(event, handover_gap(samples, event.time, since=before), back))
-        up = (
-            up | {event.interface}
-            if event.action == "join"
-            else up - {event.interface}
-            if event.action == "down"
-            else up
-        )
-        before = event.time
+        happened.append(Happened(event, gap_around(samples, event.time, since=since, until=until), back))
+        if event.action == "join":
+            up.add(event.interface)
+        elif event.action == "down":
+            up.discard(event.interface)
     return happened
+
+
+def gap_around(samples: Sequence[Sample], change: float, *, since: float, until: float) -> float:
+    """Return the handover gap of one change among several.
+
+    Args:
+        samples: application bytes at the receiver, in the order of time.
+        change: when the network changed.
+        since: when it had changed before.
+        until: when it changed again: a gap that begins with that is not this one's.
+    """
+    resumed = next((at for at, _ in samples if at > change), math.inf)
+    return handover_gap([sample for sample in samples if sample[0] <= max(until, resumed)], change, since=since)
 
 
 def rates(bins: Sequence[Sample], began: float, ended: float, width: float) -> tuple[list[float], list[float]]:

@@ -63,17 +63,12 @@ def parts(report: Report) -> Iterator[str | Table]:
 def _story(report: Report) -> Iterator[tuple[str, ...]]:
     """Events and moves, as they followed each other."""
     began = report.crossing.began
-    moves = list(report.moves)
-    for number, happened in enumerate(report.events):
-        at = happened.event.time
-        until = report.events[number + 1].event.time if number + 1 < len(report.events) else math.inf
-        while moves and moves[0].at < at:  # Of its own accord, such as back to a network that answers again.
-            yield _moved(moves.pop(0), began)
-        mine = [move for move in moves if move.at < until][:1]
-        del moves[: len(mine)]
-        yield f"{at - began:.2f} s", sentence(happened.event), _did(happened, mine), _gap(happened)
-    for move in moves:
-        yield _moved(move, began)
+    for happened, moves in report.story():
+        if happened is None:
+            yield _moved(moves[0], began)
+        else:
+            at = happened.event.time - began
+            yield f"{at:.2f} s", sentence(happened.event), _did(happened, moves), _gap(happened)
 
 
 def _did(happened: Happened, moves: list[Moved]) -> str:

@@ -1,0 +1,151 @@
+"""What a crossing cost, and how it is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.demo_crossings import BEGAN, TOTAL, WIFI_APPEARS, WIFI_IS_CUT, crossing, moved
+from whimbrel.cli._demo import summary
+from whimbrel.cli._demo.report import Report, fate, gap_around, rates, sentence
+from whimbrel.testing import SCENARIOS, Event
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_the_json_has_the_documented_fields() -> None:
+    told = json.loads(json.dumps(Report(crossing()).as_json()))
+    assert told["scenario"] == "demo"
+    assert told["sockets"] == "pinned"
+    assert told["server"] == "caddy"
+    assert told["bytes"] == TOTAL
+    assert told["seconds"] == 6.0
+    assert told["sha256_equal"] is True
+    assert [(move["from"], move["to"], move["reason"]) for move in told["moves"]] == [
+        ("wwan0", "wlan0", "preferred"),
+        ("wlan0", "wwan0", "dead"),
+    ]
+    assert told["networks"]["wlan0"]["bytes"] == 400
+    assert told["networks"]["wwan0"]["connection_ids"] == {"to_server": ["61", "63"], "to_client": ["78", "79"]}
+    assert told["linkable_connection_ids"] == {"to_server": [], "to_client": ["78"]}
+    assert told["other_client"]["fate"] == "stalled at 25 %, given up after 5 s without a byte"
+    assert told["other_client"]["sha256_equal"] is False
+
+
+def test_a_gap_is_counted_from_where_the_network_changed_and_less_what_is_usual() -> None:
+    first, second = Report(crossing()).moves
+    assert first.gap == pytest.approx(0.020, abs=0.001)
+    assert second.gap == pytest.approx(0.080, abs=0.001)
+
+
+def test_a_gap_belongs_to_the_change_it_began_with() -> None:
+    samples = [(0.0, 1), (0.1, 1), (0.2, 1), (1.2, 1), (1.3, 1)]
+    assert gap_around(samples, 0.05, since=0.0, until=0.21) == pytest.approx(0.1)
+    assert gap_around(samples, 0.21, since=0.05, until=math.inf) == pytest.approx(0.9)
+
+
+def test_where_the_kernel_moves_packets_the_radios_tell_when() -> None:
+    report = Report(crossing("unconnected"))
+    assert [(move.at, move.reason) for move in report.moves] == [
+        (WIFI_APPEARS + 0.005, "kernel"), (WIFI_IS_CUT + 0.200, "kernel"),
+    ]  # fmt: skip
+    assert [round(move.gap, 3) for move in report.moves] == [0.020, 0.080]
+
+
+def test_an_outage_says_how_soon_it_went_on() -> None:
+    made = crossing()
+    made.events = [Event(WIFI_IS_CUT, "wwan0", "down"), Event(WIFI_IS_CUT + 0.05, "wlan0", "join")]
+    _, back = Report(made).events
+    assert back.resumption is not None
+    assert 0 < back.resumption < 0.090
+
+
+def test_what_does_not_arrive_whole_is_a_failure() -> None:
+    made = crossing()
+    made.sha256 = "another"
+    report = Report(made)
+    assert not report.sha256_equal
+    assert report.failure is not None
+    assert "another hash" in report.failure
+    made.migrating.error = "stalled at 61 %"
+    assert Report(made).failure == "the transfer failed: stalled at 61 %"
+
+
+def test_a_move_of_its_own_accord_has_its_place_between_the_events() -> None:
+    made = crossing()
+    made.migrating.changes.insert(2, moved(WIFI_APPEARS + 1, "wlan0", "wwan0", "silent"))
+    story = [
+        (happened and happened.event.action, [move.reason for move in moves])
+        for happened, moves in Report(made).story()
+    ]
+    assert story == [("join", ["preferred"]), (None, ["silent"]), ("down", ["dead"])]
+
+
+def test_nothing_after_a_change_is_no_number_in_json() -> None:
+    made = crossing()
+    made.migrating.samples = [sample for sample in made.migrating.samples if sample[0] < WIFI_IS_CUT]
+    assert Report(made).as_json()["moves"][1]["handover_gap_ms"] is None
+
+
+def test_the_fate_of_a_client_is_told_in_a_few_words() -> None:
+    standing = crossing().standing
+    standing.error = "[Errno 104] Connection reset by peer"
+    assert fate(standing) == "[Errno 104] Connection reset by peer at 25 %"
+    standing.error, standing.ended = None, BEGAN + 30
+    assert fate(standing) == "done in 30.0 s, 5.0 s of them stalled at 25 %"
+
+
+def test_every_step_of_every_scenario_has_a_sentence() -> None:
+    for scenario in SCENARIOS.values():
+        for step in scenario.steps:
+            interface = "wlan0" if step.network == "wifi" else "wwan0"
+            assert sentence(Event(0.0, interface, step.action))
+
+
+def test_a_curve_has_a_value_for_every_bin() -> None:
+    times, curve = rates([(10.1, 125_000)], 10.0, 10.5, 0.1)
+    assert len(times) == len(curve) == 6
+    assert max(curve) == curve[1] == pytest.approx(10.0)
+
+
+def test_the_summary_has_all_that_matters() -> None:
+    output = io.StringIO()
+    summary.show(Report(crossing()), output)
+    text = output.getvalue()
+    assert "SHA-256 equal" in text
+    assert "http.client (TCP): stalled at 25 %" in text
+    assert "2.00 s  Wi-Fi appears  5G → Wi-Fi after 20 ms (preferred)  20 ms" in text
+    assert "0 to the server, 1 to the client" in text
+
+
+def test_a_stall_by_design_is_explained() -> None:
+    made = crossing("unconnected")
+    made.migrating.error = "stalled at 60 %"
+    made.plan = type(made.plan)(scenario=SCENARIOS["portal"], sockets="unconnected")
+    assert "Unconnected sockets cannot survive this" in str(list(summary.parts(Report(made)))[-1])
+
+
+def test_the_picture_is_drawn_as_svg_and_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from whimbrel.cli._demo.picture import draw
+
+    svg, png = draw(Report(crossing()), tmp_path / "a.b")
+    assert (svg.name, png.name) == ("a.b.svg", "a.b.png")
+    assert svg.read_bytes().startswith(b"<?xml")
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    from whimbrel.cli._demo.picture import labels_of, rows_of
+
+    assert rows_of([(0.0, "long enough"), (0.1, "long enough"), (9.0, "x")], 10.0) == [0, 1, 0]
+    labels = labels_of(Report(crossing()))
+    assert labels[0] == (2.0, "Wi-Fi appears\nto Wi-Fi, gap 20 ms")
+    many = crossing()
+    many.events = [Event(BEGAN + number / 10, "wlan0", "join") for number in range(1, 30)]
+    assert len(labels_of(Report(many))) < 10
