@@ -148,7 +148,8 @@ class Direction:
 def main() -> None:
     """Carry frames until standard input ends."""
     with suppress(OSError):
-        os.nice(-10)  # Lateness of this process would look like the network's. Only root may.
+        # Lateness of this process would look like the network's. Only root may; others have that.
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     control = socket.socket(fileno=os.dup(0))
     message, descriptors, _flags, _address = socket.recv_fds(control, 4096, 3)
     ends = [socket.socket(fileno=number) for number in descriptors[:2]]

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import socket
 import struct
+import time
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _NODAD = 0x02  # IFA_F_NODAD: usable at once; nobody else is there to have the same address.
 _PERMANENT = 0x80  # NUD_PERMANENT
 _MAIN_TABLE = 254
+_LOCAL = 2  # RTN_LOCAL
 
 
 class Interfaces:
@@ -55,6 +57,8 @@ class Interfaces:
             "addr", "replace", index=self._index(name), address=str(interface.ip),
             prefixlen=interface.network.prefixlen, **flags,
         )  # fmt: skip
+        if interface.version == 6:
+            self._wait_until_local(str(interface.ip))
 
     def remove_address(self, name: str, address: str) -> None:
         """Take an address away, and with it the routes that need it; no harm if it is not there."""
@@ -104,6 +108,15 @@ class Interfaces:
     def close(self) -> None:
         """Close the netlink socket."""
         self._namespace.run(self._netlink.close)
+
+    def _wait_until_local(self, address: str) -> None:
+        """The kernel sends from an IPv6 address at once, but takes packets to it only when a worker got round to it."""
+        give_up = time.monotonic() + 1.0
+        while time.monotonic() < give_up:
+            [route] = self._call("route", "get", dst=address, family=socket.AF_INET6)
+            if route["type"] == _LOCAL:
+                return
+            time.sleep(0.001)
 
     def _index(self, name: str) -> int:
         return self._namespace.run(socket.if_nametoindex, name)
