@@ -10,8 +10,8 @@ from whimbrel.testing._capture import connection_ids
 
 if TYPE_CHECKING:
     from whimbrel import Migration
-    from whimbrel.testing._simulation import SimulatedNetwork, SimulatedServer
     from whimbrel.testing._simulated_interface import SimulatedInterface
+    from whimbrel.testing._simulation import SimulatedNetwork, SimulatedServer
 
 WIFI, CELLULAR = 0.005, 0.020
 """Latencies: seconds, one way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tests.simulation.conftest import Simulate
     from whimbrel.testing._simulation import SimulatedNetwork
 
-# A network goes away ---------------------------------------------------------------------------------------------------
+# A network goes away --------------------------------------------------------------------------------------------------
 
 
 def test_download_survives_leaving_wifi(network: SimulatedNetwork) -> None:
@@ -81,7 +82,7 @@ def test_bad_links_on_both_sides_of_a_cut(network: SimulatedNetwork) -> None:
     assert wifi.connection_ids.isdisjoint(cellular.connection_ids)
 
 
-# A better network appears ----------------------------------------------------------------------------------------------
+# A better network appears ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
@@ -104,7 +105,8 @@ def test_data_move_to_wifi_only_when_the_server_has_answered_there(network: Simu
     network.at(0.5, wifi.up)
     network.run()
     (probed_at, probed), (moved_at, moved) = network.changes
-    assert probed == PathProbed("wlan0", pytest.approx(2 * WIFI, abs=0.005))
+    assert isinstance(probed, PathProbed)
+    assert probed.rtt == pytest.approx(2 * WIFI, abs=0.005)
     assert isinstance(moved, PathMigrated)
     assert moved_at == probed_at
     assert network.probes == [pytest.approx(0.5, abs=0.005)]
@@ -124,7 +126,7 @@ def test_over_and_back_and_over_again(network: SimulatedNetwork) -> None:
     assert not shared(ids_by_address(network))
 
 
-# Many networks ---------------------------------------------------------------------------------------------------------
+# Many networks --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
@@ -132,7 +134,7 @@ def test_one_connection_over_twenty_addresses_in_a_row(network: SimulatedNetwork
     wifi = add_wifi(network)
     transfer = network.upload(BYTES) if upload else network.download(BYTES)
     for number in range(20):
-        network.at(0.3 + 0.1 * number, lambda number=number: wifi.up(address=f"10.0.1.{100 + number}"))
+        network.at(0.3 + 0.1 * number, functools.partial(wifi.up, address=f"10.0.1.{100 + number}"))
     network.run()
     assert transfer.complete
     assert transfer.longest_silence < 0.2
@@ -146,7 +148,7 @@ def test_moves_faster_than_the_server_issues_ids_are_reported_as_linkable(networ
     wifi = network.interface("wlan0", latency=0.050)
     transfer = network.download(1_000_000)
     for number in range(12):
-        network.at(0.5 + 0.006 * number, lambda number=number: wifi.up(address=f"10.0.1.{100 + number}"))
+        network.at(0.5 + 0.006 * number, functools.partial(wifi.up, address=f"10.0.1.{100 + number}"))
     network.run()
     assert transfer.complete
     linkable = [move.linkable for move in network.moves]
@@ -171,7 +173,7 @@ def test_a_move_that_can_wait_waits_for_a_fresh_id(network: SimulatedNetwork) ->
     assert wifi.connection_ids.isdisjoint(cellular.connection_ids)
 
 
-# A move that is asked for ----------------------------------------------------------------------------------------------
+# A move that is asked for ---------------------------------------------------------------------------------------------
 
 
 def test_a_move_that_is_asked_for_is_made_and_stays(network: SimulatedNetwork) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from tests.simulation.support import (
     BYTES,
-    CELLULAR,
     ROUND_TRIP,
     SETTLED,
     STEADY,
@@ -24,13 +23,14 @@ from whimbrel.testing._simulation import SimulatedServer
 
 if TYPE_CHECKING:
     from tests.simulation.conftest import Simulate
+    from whimbrel.testing._simulated_transfer import Transfer
     from whimbrel.testing._simulation import SimulatedNetwork
 
 UP_AND_DOWN = pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
 BACK = SETTLED + 20.0
 
 
-# No network ------------------------------------------------------------------------------------------------------------
+# No network -----------------------------------------------------------------------------------------------------------
 
 
 @UP_AND_DOWN
@@ -57,18 +57,9 @@ def test_the_same_network_after_an_outage_is_used_at_once(network: SimulatedNetw
     assert transfer.resumed_after(BACK) < 2 * ROUND_TRIP + 0.100
     lost, _, restored = (change for _, change in network.changes)
     assert lost == NetworkLost()
-    assert restored == NetworkRestored("wwan0", pytest.approx(20.0, abs=0.010))
-
-
-def test_our_own_idle_timeout_does_not_count_an_outage(simulate: Simulate) -> None:
-    network = simulate(idle_timeout=10.0, server=SimulatedServer(idle_timeout=120.0))
-    cellular = add_cellular(network)
-    transfer = network.download(BYTES)
-    network.at(SETTLED, cellular.down)
-    network.at(SETTLED + 50.0, cellular.up)
-    network.run()
-    # Both ends agree on the shorter of the two (RFC 9000 §10.1), so the server's decides here: it is ours.
-    assert network.lost is not None or transfer.complete
+    assert isinstance(restored, NetworkRestored)
+    assert restored.interface == "wwan0"
+    assert restored.outage == pytest.approx(20.0, abs=0.010)
 
 
 def test_an_outage_beyond_the_peers_idle_timeout_ends_the_connection_as_soon_as_it_is_over(
@@ -106,7 +97,7 @@ def test_nothing_is_sent_in_an_outage(network: SimulatedNetwork) -> None:
     assert network.stats.send_errors == errors
 
 
-# A network that carries nothing ----------------------------------------------------------------------------------------
+# A network that carries nothing ---------------------------------------------------------------------------------------
 
 
 @UP_AND_DOWN
@@ -127,7 +118,7 @@ def test_a_request_into_a_black_hole_is_answered_within_a_second(network: Simula
     network.at(4.5, wifi.silence)
     network.run()
     assert transfer.complete
-    assert transfer.longest_silence < 2.0
+    assert transfer.longest_silence < 1.0 + 1.0
 
 
 @UP_AND_DOWN
@@ -173,10 +164,9 @@ def test_a_tunnel_is_survived_though_nobody_says_that_there_is_one(network: Simu
     network.at(BACK, lambda: cellular.silence(False))
     network.run()
     assert transfer.complete
-    print("TUNNEL", upload, transfer.resumed_after(BACK))
 
 
-# NATs ------------------------------------------------------------------------------------------------------------------
+# NATs -----------------------------------------------------------------------------------------------------------------
 
 
 @UP_AND_DOWN
@@ -192,22 +182,26 @@ def test_a_nat_that_forgets_is_not_noticed(network: SimulatedNetwork, upload: bo
     assert max(transfer.silence_after(SETTLED + 0.010 * moment) for moment in range(50)) < 0.300
 
 
-def test_an_answer_reaches_us_though_the_nat_forgets_while_we_wait(network: SimulatedNetwork) -> None:
-    """Only a PING tells the server where we are now."""
+def forget_in_silence(network: SimulatedNetwork) -> Transfer:
+    """The NAT forgets, and what is under way is lost: the server speaks to nobody, and a receiver has no cause to."""
     cellular = add_cellular(network)
-    lost = []
-
-    def held_back(packet: object) -> bool:
-        return False
-
-    network.lose = held_back
-    transfer = network.download(200_000)
-    # All that is under way is lost, and a receiver has nothing to say: silence on both sides.
-    network.at(0.2, cellular.silence)
-    network.at(0.3, cellular.rebind)
-    network.at(0.3, lambda: cellular.silence(False))
+    transfer = network.download(BYTES)
+    network.at(SETTLED, cellular.silence)
+    network.at(SETTLED + 0.1, cellular.rebind)
+    network.at(SETTLED + 0.1, lambda: cellular.silence(False))
     network.run()
+    return transfer
+
+
+def test_a_ping_in_a_silence_tells_the_server_where_we_are_now(network: SimulatedNetwork) -> None:
+    transfer = forget_in_silence(network)
     assert transfer.complete
-    assert transfer.resumed_after(0.3) < 1.0
-    del lost
-    _ = CELLULAR
+    assert transfer.resumed_after(SETTLED) < 0.200 + SWIFT
+
+
+def test_nobody_tells_it_where_the_library_is_told_not_to_act(simulate: Simulate) -> None:
+    network = simulate(migration=Migration(auto=False))
+    transfer = forget_in_silence(network)
+    assert not transfer.complete
+    assert network.lost is not None
+    assert network.lost[0] == "idle"

@@ -133,7 +133,7 @@ class SimulatedInterface:
         return external == self._nat.address
 
     def send(self, data: bytes, source: Address, destination: Address, arrive: Callable[[Address], None]) -> None:
-        """Carry a datagram towards the server. There `arrive` is called, with the address that it seems to come from."""
+        """Carry a datagram towards the server. `arrive` is called there with the address that it then has."""
         now = self._timeline.now
         self.packets.append(captured(now, "to_server", data, source, destination))
         # No provider carries what has an address of another one.

@@ -206,6 +206,7 @@ class SimulatedNetwork:
         moving: Future[Path] = Future()
         if self._client is None or self._client.steering is None:
             raise RuntimeError("there is no connection that could be moved")
+        self._client.set_time()
         self._client.steering.request_move(interface, moving, self.now)
         self._client.turn()
         return moving
@@ -303,6 +304,7 @@ class SimulatedNetwork:
         if self._client is None or self._client.streams is None:
             self._waiting.append(exchange)
         elif not self._client.ended:
+            self._client.set_time()
             self._client.streams.begin(exchange)
             self._client.turn()
 
@@ -384,19 +386,22 @@ class _Host(abc.ABC):
 
     def receive(self, data: bytes, source: Address, destination: Address, interface: int) -> None:
         """A datagram arrives."""
-        self.endpoint.set_time(self.network.now)
+        self.set_time()
         self.endpoint.deliver(data, source, destination, interface)
         self.turn()
 
+    def set_time(self) -> None:
+        """Tell the core what time it is, before anything is asked of it."""
+        self.endpoint.set_time(self.network.now)
+
     def turn(self) -> None:
-        """Do everything that is due."""
-        now = self.network.now
-        self.endpoint.set_time(now)
+        """Do everything that is due, and whatever comes of what was asked just now."""
+        self.set_time()
         self.endpoint.pump()
         while self.attend():
             self.endpoint.pump()
         wait = self.endpoint.pump()
-        self.deadline = math.inf if wait is None else now + max(wait, GRANULARITY)
+        self.deadline = math.inf if wait is None else self.network.now + max(wait, GRANULARITY)
         self.send_all()
 
     @abc.abstractmethod
@@ -509,7 +514,7 @@ class _Client(_Host):
 
     def _network_news(self) -> None:
         if self.steering is not None:
-            self.endpoint.set_time(self.network.now)
+            self.set_time()
             self.steering.ask_routes(self.network.now)
             self.turn()
 
@@ -533,7 +538,7 @@ class _Client(_Host):
         if destination[1] < PROBE_PORTS:
             super().receive(data, source, destination, interface)
         elif self.steering is not None:
-            self.endpoint.set_time(self.network.now)
+            self.set_time()
             self.steering.datagram_came(data, self.network.now)
             self.turn()
 
