@@ -73,8 +73,10 @@ class Progress:
                 self.changes.append(change)
                 return change
             case "ended":
-                self._advance(message["at"], message["received"])
                 self.samples = [(at, size) for at, size in message["samples"]]
+                # The last bytes may have come long before the end.
+                last = self.samples[-1][0] if self.samples else message["at"]
+                self._advance(last, message["received"])
                 self.sha256 = message["sha256"]
                 self.finish(message["at"], message["error"])
         return None

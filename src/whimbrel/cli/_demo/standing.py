@@ -40,7 +40,8 @@ def main() -> None:
     try:
         download.fetch(order["url"], context)
     except (OSError, http.client.HTTPException) as failure:
-        error = str(failure) or type(failure).__name__
+        error = (failure.strerror if isinstance(failure, OSError) else None) or str(failure) or type(failure).__name__
+        error = error[0].lower() + error[1:]
     reporter.ended(error=error, received=download.received, sha256=download.digest.hexdigest(), samples=[])
 
 
@@ -67,6 +68,8 @@ class _Download:
             self.digest.update(chunk)
             if self._reporter.is_due(now):
                 self._reporter.received(now, self.received, interface)
+        if response.length:  # http.client is content with less than was announced, when it reads piece by piece.
+            raise ConnectionError("the connection was closed")
         connection.close()
 
 
