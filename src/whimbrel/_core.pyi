@@ -1,9 +1,35 @@
 """Typed face of the native module: sockets, engine and timers. Nothing here waits; times are seconds."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self, final
 
 from typing_extensions import Buffer
+
+__all__ = [
+    "AVAILABLE",
+    "CONNECTED",
+    "DATAGRAM",
+    "DATAGRAM_ROOM",
+    "DUE",
+    "FINISHED",
+    "HEARD",
+    "INCOMING",
+    "LOST",
+    "MOVED",
+    "OPENED",
+    "READABLE",
+    "SEND_FAILED",
+    "STOPPED",
+    "WRITABLE",
+    "ClientConfig",
+    "Connection",
+    "Endpoint",
+    "Facts",
+    "ServerConfig",
+    "Stats",
+    "TransportConfig",
+    "__version__",
+]
 
 __version__: Final[str]
 
@@ -25,6 +51,7 @@ SEND_FAILED: Final[int]  # value: errno of a packet that the kernel refused on t
 HEARD: Final[int]  # the first packet over the active path after a move or a ping()
 DUE: Final[int]  # after a quiet time the application asked for something: an answer is due again
 
+@final
 class TransportConfig:
     def __new__(
         cls,
@@ -38,8 +65,9 @@ class TransportConfig:
         initial_rtt: float = 0.1,
         mtu: int | None = None,  # fixed UDP payload; None: discovery up to 1452
         qlog: str | None = None,
-    ) -> TransportConfig: ...
+    ) -> Self: ...
 
+@final
 class ClientConfig:
     """Raises ValueError where PEM does not parse (message says which part)."""
     def __new__(
@@ -51,8 +79,9 @@ class ClientConfig:
         key: bytes | None = None,
         transport: TransportConfig,
         keylog: bool = True,  # honour SSLKEYLOGFILE
-    ) -> ClientConfig: ...
+    ) -> Self: ...
 
+@final
 class ServerConfig:
     def __new__(
         cls,
@@ -64,10 +93,13 @@ class ServerConfig:
         transport: TransportConfig,
         migration: bool = True,  # False: send disable_active_migration
         id_length: int = 8,  # of our connection IDs; 0 forbids migration as well
-    ) -> ServerConfig: ...
+        keylog: bool = True,
+    ) -> Self: ...
 
+@final
 class Facts:
     """What the policy must know of a connection's active path, at one moment (all times on time.monotonic's clock)."""
+
     heard: float  # when the last authenticated packet came over the active path; -inf: none yet
     due: bool  # streams are open or data is unacknowledged: something is expected
     rtt: float
@@ -77,6 +109,7 @@ class Facts:
     confirmed: bool
     best_rtt: float
 
+@final
 class Stats:
     bytes_sent: int
     bytes_received: int
@@ -92,14 +125,17 @@ class Stats:
     moves: int
     send_errors: int
 
+@final
 class Connection:
     number: int
     def open_stream(self, unidirectional: bool) -> int | None: ...  # None: the peer's limit is reached
     def accept_stream(self, unidirectional: bool) -> int | None: ...
-    # read: None: nothing yet; b"": the end. Raises whimbrel._errors.StreamReset(code); RuntimeError where the stream is not ours to read.
+    # read: None: nothing yet; b"": the end. Raises whimbrel._errors.StreamReset(code); RuntimeError where the stream
+    # is not ours to read.
     def read(self, stream: int, limit: int) -> bytes | None: ...
     def read_into(self, stream: int, buffer: Buffer) -> int | None: ...  # 0: the end
-    # write: bytes taken (0: blocked; WRITABLE follows); packets leave on this thread. Raises whimbrel._errors.StreamStopped(code).
+    # write: bytes taken (0: blocked; WRITABLE follows); packets leave on this thread. Raises
+    # whimbrel._errors.StreamStopped(code).
     def write(self, stream: int, data: Buffer) -> int: ...
     def finish(self, stream: int) -> None: ...
     def reset(self, stream: int, code: int) -> None: ...
@@ -124,15 +160,17 @@ class Connection:
     def facts(self) -> Facts: ...
     def stats(self) -> Stats: ...
 
+@final
 class Endpoint:
     """The sockets of one client connection, or of a server, with the engine behind them."""
     @staticmethod
     def client(config: ClientConfig, *, simulated: bool = False) -> Endpoint: ...
     @staticmethod
     def server(config: ServerConfig, addresses: Sequence[tuple[str, int]], *, simulated: bool = False) -> Endpoint: ...
-    # sockets: "pinned" | "unconnected" | "connected"; pin: (interface index, source address). OSError where no socket can be had.
+    # sockets: "pinned" | "unconnected" | "connected"; pin: (interface index, source address). OSError where no socket
+    # can be had.
     def connect(
-        self, remote: tuple[str, int], server_name: str, sockets: str, pin: tuple[int, str] | None
+        self, remote: tuple[str, int], server_name: str, sockets: str, pin_to: tuple[int, str] | None
     ) -> Connection: ...
     def connection(self, number: int) -> Connection: ...  # of a server: after INCOMING
     def addresses(self) -> list[tuple[str, int]]: ...
@@ -149,7 +187,8 @@ class Endpoint:
     # simulated endpoints only: no sockets, time by hand
     def set_time(self, now: float) -> None: ...
     def deliver(self, data: bytes, source: tuple[str, int], destination: tuple[str, int], interface: int) -> None: ...
-    # What there is to send from; a packet from elsewhere is refused (ENETUNREACH). Before the first call, anything goes.
+    # What there is to send from; a packet from elsewhere is refused (ENETUNREACH). Before the first call, anything
+    # goes.
     def set_addresses(self, addresses: Sequence[tuple[int, str]]) -> None: ...  # (interface index, address)
     # (datagram, source address, source port, interface index, destination); None and 0: the kernel chooses
     def take(self) -> list[tuple[bytes, str | None, int, int, tuple[str, int]]]: ...

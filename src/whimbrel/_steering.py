@@ -262,7 +262,7 @@ class Steering:
             case ControlProbe(route):
                 self._control = (route, now, 0)
                 self._control_tick(now)
-            case Migrate(route, reason, fresh):
+            case Migrate():
                 self._migrate(action, now)
             case Ping():
                 self._core.ping()
@@ -300,7 +300,8 @@ class Steering:
             self._handle(SendFailed(route, error.errno or 0), now)
             return
         self._route, self._since = route, now
-        silence = now - heard if heard > -math.inf else now - old.since
+        # A packet may have come since the turn began.
+        silence = max(0.0, now - heard) if heard > -math.inf else now - old.since
         self._tell(PathMigrated(old, self.path(), action.reason, silence, linkable=not fresh_id))
 
     def _refuse(self, slug: str) -> None:
@@ -364,6 +365,6 @@ class Steering:
 
     def _confirmation(self) -> float | None:
         # RFC 9001 §4.1.2: HANDSHAKE_DONE; until then nothing may move (RFC 9000 §9).
-        if self._confirmed or not self._settings.auto:
+        if self._confirmed or not (self._settings.auto or self._moving):
             return None
         return max(self._since_confirmation, self._since) + CONFIRMATION

@@ -15,6 +15,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def test_the_echo_example_echoes(certificates: Certificates) -> None:
     files = [str(certificates.ca), str(certificates.chain), str(certificates.key)]
-    done = subprocess.run([sys.executable, EXAMPLES / "echo.py", *files], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, EXAMPLES / "echo.py", *files], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("hello from ('127.0.0.1', ")
