@@ -20,7 +20,7 @@ from tests.simulation.support import (
     ids_by_address,
     shared,
 )
-from whimbrel import NoAnswer, NoRoute, PathMigrated, PathProbed
+from whimbrel import Migration, NoAnswer, NoRoute, PathMigrated, PathProbed
 
 if TYPE_CHECKING:
     from tests.simulation.conftest import Simulate
@@ -210,3 +210,16 @@ def test_a_move_to_an_interface_that_leads_nowhere_is_refused_at_once(network: S
     network.advance(0.3)
     with pytest.raises(NoRoute):
         network.migrate("wwan0").result(0)
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_a_move_that_is_asked_for_at_once_waits_for_the_handshakes_confirmation(simulate: Simulate, auto: bool) -> None:
+    """Which is no event: where nothing was done by itself, nobody looked for it, and the move was never made."""
+    network = simulate(migration=Migration(auto=auto))
+    network.interface("wlan0", latency=0.050, rate=1e9)
+    network.interface("wwan0", latency=0.050, rate=1e9)
+    network.advance(0.150)  # The handshake took one round trip; its confirmation takes one more.
+    moving = network.migrate("wwan0")
+    assert not moving.done()
+    network.advance(0.250)
+    assert moving.result(0).interface == "wwan0"

@@ -104,9 +104,9 @@ class Streams:
         sending = self._sending[stream]
         while piece := sending.piece():
             taken = self._core.write(stream, piece)
-            sending.sent(taken)
-            if taken < len(piece):
+            if taken == 0:  # Only then WRITABLE follows.
                 return
+            sending.sent(taken)
         del self._sending[stream]
         self._core.finish(stream)
 
