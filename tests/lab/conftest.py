@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
+from tests.lab.crossing import Certificates
 from whimbrel.testing import CELLULAR, WIFI, Laboratory, LaboratoryUnavailable, Radio, prepare
 
 if TYPE_CHECKING:
@@ -19,6 +21,19 @@ try:
     _reason = ""
 except (LaboratoryUnavailable, ModuleNotFoundError) as error:
     _reason = str(error)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority's own, and a server's in its name."""
+    folder = tmp_path_factory.mktemp("certificates")
+    files = Certificates(folder / "ca.pem", folder / "chain.pem", folder / "key.pem")
+    authority = trustme.CA()
+    leaf = authority.issue_cert("localhost")
+    authority.cert_pem.write_to_path(str(files.ca))
+    leaf.private_key_pem.write_to_path(str(files.key))
+    files.chain.write_bytes(b"".join(part.bytes() for part in leaf.cert_chain_pems))
+    return files
 
 
 @pytest.fixture
