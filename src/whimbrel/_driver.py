@@ -15,11 +15,12 @@ import selectors
 import threading
 import time
 from collections import deque
+from socket import if_nametoindex
 from typing import TYPE_CHECKING, Final
 
 from whimbrel._probe import ProbeSocket
 from whimbrel._steering import Steering
-from whimbrel.network import NetworkNews, Settling, route_to, routes_to, subscribe
+from whimbrel.network import NetworkNews, Route, Settling, route_to, routes_to, subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from whimbrel._config import Migration
     from whimbrel._events import PathChange
     from whimbrel._path import Path
-    from whimbrel.network import Route
 
 logger = logging.getLogger("whimbrel")
 
@@ -126,7 +126,7 @@ class _ControlThread(threading.Thread):
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._posted: deque[Callable[[float], None]] = deque()
         self._members: dict[Steering, int] = {}
-        self._probes: dict[ProbeSocket, tuple[Steering, Route, float]] = {}
+        self._probes: dict[ProbeSocket, tuple[Steering, float]] = {}
         self._known: dict[str, Sequence[Route]] = {}
         self._settling = Settling()
         self._news: NetworkNews = subscribe()
@@ -172,7 +172,7 @@ class _ControlThread(threading.Thread):
         descriptor = self._members.pop(steering, None)
         if descriptor is not None:
             self._selector.unregister(descriptor)
-        for probe in [probe for probe, (owner, _, _) in self._probes.items() if owner is steering]:
+        for probe in [probe for probe, (owner, _) in self._probes.items() if owner is steering]:
             self._close_probe(probe)
 
     def post(self, act: Callable[[float], None]) -> None:
@@ -194,7 +194,7 @@ class _ControlThread(threading.Thread):
     def send_probe(self, steering: Steering, route: Route, datagram: bytes) -> None:
         """From a new socket for each: a port seen on two networks would link them."""
         probe = ProbeSocket(steering.remote, route)
-        self._probes[probe] = steering, route, time.monotonic() + PROBE_LIFE
+        self._probes[probe] = steering, time.monotonic() + PROBE_LIFE
         self._selector.register(probe, selectors.EVENT_READ, lambda now: self._probe_answered(probe, now))
         try:
             probe.send(datagram)
@@ -229,7 +229,7 @@ class _ControlThread(threading.Thread):
             except Exception:
                 # One connection's trouble must not be that of the others.
                 logger.exception("steering a connection failed; please report this")
-        for probe in [probe for probe, (_, _, until) in self._probes.items() if until <= now]:
+        for probe in [probe for probe, (_, until) in self._probes.items() if until <= now]:
             self._close_probe(probe)
 
     def _wait(self) -> float | None:
@@ -239,7 +239,7 @@ class _ControlThread(threading.Thread):
             if self._news.interval is not None:
                 times.append(time.monotonic() + self._news.interval)
             if self._probes:
-                times.append(min(until for _, _, until in self._probes.values()))
+                times.append(min(until for _, until in self._probes.values()))
         soonest = min((time for time in times if time is not None), default=None)
         return None if soonest is None else max(0.0, soonest - time.monotonic())
 
@@ -260,9 +260,10 @@ class _ControlThread(threading.Thread):
             member.ask_routes(now)
 
     def _probe_answered(self, probe: ProbeSocket, now: float) -> None:
-        steering, _, _ = self._probes[probe]
-        for datagram in probe.receive():
-            steering.datagram_came(datagram, now)
+        found = self._probes.get(probe)
+        if found is not None:  # It may have been closed earlier in this turn.
+            for datagram in probe.receive():
+                found[0].datagram_came(datagram, now)
 
     def _close_probe(self, probe: ProbeSocket) -> None:
         if self._probes.pop(probe, None) is not None:
@@ -284,13 +285,11 @@ def _is_due(member: Steering, now: float) -> bool:
 
 def _dialled(interface: str, source: str) -> Route:
     """The route that the dial took, when it is gone already."""
-    import socket
-
-    from whimbrel.network import Route
-
-    with contextlib.suppress(OSError):
-        return Route(interface, socket.if_nametoindex(interface), source)
-    return Route(interface, 0, source)
+    try:
+        index = if_nametoindex(interface)
+    except OSError:
+        index = 0  # So is the interface; 0 is the number of none.
+    return Route(interface, index, source)
 
 
 driver: Final = Driver()

@@ -120,6 +120,7 @@ class Steering:
         self._route = active
         self._since = now
         self._confirmed = False
+        self._looked = now
         self._asked: OrderedDict[bytes, tuple[ProbeDatagram, Route, float]] = OrderedDict()
         self._control: tuple[Route, float, int] | None = None
         self._moving: concurrent.futures.Future[Path] | None = None
@@ -139,9 +140,7 @@ class Steering:
         """The deadline has come."""
         if self.over:
             return
-        if not self._confirmed:
-            self._since_confirmation = now
-            self._confirmed = self._core.facts().confirmed
+        self._looked = now
         self._control_tick(now)
         self._handle(Tick(), now)
 
@@ -152,7 +151,7 @@ class Steering:
 
     def core_news(self, now: float) -> None:
         """The core has news for whoever decides about paths."""
-        for _, kind, value in self._endpoint.control_news():
+        for _, kind, value in () if self.over else self._endpoint.control_news():
             if self.over:
                 return
             if kind == _core.LOST:
@@ -361,10 +360,8 @@ class Steering:
         _, begun, sent = self._control
         return begun + (CONTROL_TIMES[sent] if sent < len(CONTROL_TIMES) else CONTROL_END)
 
-    _since_confirmation = -math.inf
-
     def _confirmation(self) -> float | None:
         # RFC 9001 §4.1.2: HANDSHAKE_DONE; until then nothing may move (RFC 9000 §9).
         if self._confirmed or not (self._settings.auto or self._moving):
             return None
-        return max(self._since_confirmation, self._since) + CONFIRMATION
+        return self._looked + CONFIRMATION
