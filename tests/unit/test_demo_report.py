@@ -92,8 +92,16 @@ def test_nothing_after_a_change_is_no_number_in_json() -> None:
     assert Report(made).as_json()["moves"][1]["handover_gap_ms"] is None
 
 
+def test_a_trickle_before_the_end_is_no_recovery() -> None:
+    made = crossing()
+    made.migrating.samples = [sample for sample in made.migrating.samples if sample[0] < WIFI_IS_CUT + 1.2]
+    made.migrating.error = "stalled at 60 %"
+    assert [math.isfinite(move.gap) for move in Report(made).moves] == [True, False]
+
+
 def test_the_fate_of_a_client_is_told_in_a_few_words() -> None:
     standing = crossing().standing
+    assert standing is not None
     standing.error = "[Errno 104] Connection reset by peer"
     assert fate(standing) == "[Errno 104] Connection reset by peer at 25 %"
     standing.error, standing.ended = None, BEGAN + 30
@@ -149,3 +157,16 @@ def test_labels_do_not_cover_each_other() -> None:
     many = crossing()
     many.events = [Event(BEGAN + number / 10, "wlan0", "join") for number in range(1, 30)]
     assert len(labels_of(Report(many))) < 10
+
+
+def test_a_client_that_was_left_out_is_nowhere(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from whimbrel.cli._demo.picture import draw
+
+    made = crossing()
+    made.standing = None
+    report = Report(made)
+    assert report.as_json()["other_client"] is None
+    assert not any("http.client" in str(part) for part in summary.parts(report))
+    svg, _ = draw(report, tmp_path / "alone")
+    assert svg.exists()

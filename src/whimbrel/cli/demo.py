@@ -145,7 +145,7 @@ def _tell(crossing: Crossing, args: argparse.Namespace) -> int:
         if not args.no_picture:
             print(_draw(report, Path(args.picture or PICTURE)), file=output, flush=True)
     except OSError as error:
-        return fail(error)
+        return fail(f"cannot write {error.filename}: {error.strerror}" if error.filename else error)
     return 0 if report.failure is None else fail(report.failure)
 
 

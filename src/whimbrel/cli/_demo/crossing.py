@@ -73,7 +73,8 @@ class Crossing:
 
     plan: Plan
     migrating: Progress
-    standing: Progress
+    standing: Progress | None
+    """None where it was left out."""
     sha256: str
     began: float = 0.0
     events: list[Event] = field(default_factory=list)
@@ -85,7 +86,12 @@ class Crossing:
     @property
     def ended(self) -> float:
         """When the last client was done."""
-        return max(lane.ended or self.began for lane in (self.migrating, self.standing))
+        return max(lane.ended or self.began for lane in self.lanes)
+
+    @property
+    def lanes(self) -> list[Progress]:
+        """Those of the clients that took part, the migrating one first."""
+        return [lane for lane in (self.migrating, self.standing) if lane is not None]
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ def cross(plan: Plan, show: Show) -> Crossing:
         lanes = _lanes(lab, site, plan)
         for lane in lanes:
             stack.callback(lane.close)
-        standing = lanes[1].progress if plan.other_client else Progress("http.client", plan.size)
+        standing = lanes[1].progress if plan.other_client else None
         crossing = Crossing(plan, lanes[0].progress, standing, digest)
         _Race(crossing, lanes, journey, steps, show).run()
         journey.stop()
@@ -198,9 +204,6 @@ class _Race:
         for lane in self._lanes:
             lane.progress.begin(now)
             lane.go()
-        if not self._crossing.plan.other_client:
-            self._crossing.standing.begin(now)
-            self._crossing.standing.finish(now, "left out (0 %)")
         self._show.begin(self._crossing)
 
     def _read(self, selector: selectors.BaseSelector, timeout: float) -> None:

@@ -78,7 +78,8 @@ class Progress:
                 last = self.samples[-1][0] if self.samples else message["at"]
                 self._advance(last, message["received"])
                 self.sha256 = message["sha256"]
-                self.finish(message["at"], message["error"])
+                # Closing the connection afterwards is no part of the transfer.
+                self.finish(message["at"] if message["error"] else last, message["error"])
         return None
 
     def finish(self, now: float, error: str | None) -> None:

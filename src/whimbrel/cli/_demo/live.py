@@ -54,7 +54,7 @@ class Lines:
         self._due += _LINE_INTERVAL
         lanes = [
             f"{lane.name} {100 * lane.fraction:3.0f} %, {state(lane, now)}"
-            for lane in _lanes(crossing)
+            for lane in crossing.lanes
             if lane.ended is None or lane.ended > now - _LINE_INTERVAL
         ]
         self._print(f"{now - crossing.began:6.2f} s  {'; '.join(lanes)}")
@@ -112,7 +112,7 @@ class Lanes:
         from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
-        for lane in _lanes(crossing):
+        for lane in crossing.lanes:
             at = now if lane.ended is None else min(now, lane.ended)
             moves = self._told() if lane is crossing.migrating else ""
             table.add_row(
@@ -167,10 +167,6 @@ def happening(change: Change) -> str:
             return f"has a network again after {facts['outage']:.1f} s: {name(facts['interface'])}"
         case kind:
             return kind
-
-
-def _lanes(crossing: Crossing) -> tuple[Progress, Progress]:
-    return crossing.migrating, crossing.standing
 
 
 def _bar(lane: Progress) -> Text:

@@ -11,6 +11,7 @@ from whimbrel.cli._demo.report import fate, name, rates, sentence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from whimbrel.cli._demo.report import Happened, Moved, Report
     from whimbrel.testing import Sample
@@ -48,20 +49,25 @@ def draw(report: Report, stem: Path) -> tuple[Path, Path]:
     svg, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png"))
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9, 4.8), layout="constrained", facecolor="white")
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-        _draw(report, upper, lower)
+        _draw(report, figure)
         figure.savefig(svg, metadata={"Date": None})
         figure.savefig(png, dpi=160)
     return svg, png
 
 
-def _draw(report: Report, upper: Axes, lower: Axes) -> None:
+def _draw(report: Report, figure: Figure) -> None:
     crossing = report.crossing
     captured = crossing.captured
-    end = crossing.ended - crossing.began
+    count = len(crossing.lanes)
+    lanes = figure.subplots(count, 1, sharex=True, squeeze=False, height_ratios=(2, 1)[:count])[:, 0]
+    upper, last = lanes[0], lanes[-1]
     _lane(upper, {interface: each.migrating for interface, each in captured.items()}, report)
-    _lane(lower, {interface: each.standing for interface, each in captured.items()}, report)
-    _mark(report, upper, lower)
+    if crossing.standing is not None:
+        _lane(last, {interface: each.standing for interface, each in captured.items()}, report)
+        last.set_title(
+            f"Python's http.client over TCP: {fate(crossing.standing)}", loc="left", fontsize=10, fontweight="bold"
+        )
+    _mark(report, list(lanes))
     plan = crossing.plan
     migrating = crossing.migrating
     upper.legend(loc="upper right", frameon=False, ncols=2, bbox_to_anchor=(1, 1.12), borderaxespad=0)
@@ -69,11 +75,8 @@ def _draw(report: Report, upper: Axes, lower: Axes) -> None:
         f"whimbrel, {plan.sockets} sockets: {fate(migrating)}{', hash equal' if report.sha256_equal else ''}",
         loc="left", fontsize=10, fontweight="bold", pad=10,
     )  # fmt: skip
-    lower.set_title(
-        f"Python's http.client over TCP: {fate(crossing.standing)}", loc="left", fontsize=10, fontweight="bold"
-    )
-    lower.set_xlabel("seconds")
-    lower.set_xlim(0, end)
+    last.set_xlabel("seconds")
+    last.set_xlim(0, crossing.ended - crossing.began)
 
 
 def _lane(axes: Axes, by_interface: dict[str, list[Sample]], report: Report) -> None:
@@ -94,11 +97,12 @@ def _lane(axes: Axes, by_interface: dict[str, list[Sample]], report: Report) -> 
     axes.margins(x=0)
 
 
-def _mark(report: Report, upper: Axes, lower: Axes) -> None:
-    """Lines where the networks changed, with words in the upper lane's head."""
+def _mark(report: Report, lanes: list[Axes]) -> None:
+    """Lines where the networks changed, with words in the first lane's head."""
+    upper = lanes[0]
     crossing = report.crossing
     for happened in report.events:
-        for axes in (upper, lower):
+        for axes in lanes:
             axes.axvline(happened.event.time - crossing.began, color=_INK, linewidth=0.8, linestyle=(0, (3, 2)))
     labels = labels_of(report)
     rows = rows_of(labels, crossing.ended - crossing.began)

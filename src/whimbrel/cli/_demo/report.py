@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NETWORKS = {"wlan0": "Wi-Fi", "wwan0": "5G"}
 """What the laboratory's interfaces stand for."""
+_WINDOW = 3.0
+"""Seconds after a change in which the stream dries up, if it does, because of it."""
 _STALL = 1.0
 """Seconds without a byte that are worth a word."""
 
@@ -141,15 +143,7 @@ class Report:
                 "to_server": sorted(each.hex() for each in self.linkable_to_server),
                 "to_client": sorted(each.hex() for each in self.linkable_to_client),
             },
-            "other_client": {
-                "name": crossing.standing.name,
-                "fate": fate(crossing.standing),
-                "bytes": crossing.standing.received,
-                "seconds": round((crossing.standing.ended or crossing.began) - crossing.began, 3),
-                "sha256_equal": crossing.standing.whole and crossing.standing.sha256 == crossing.sha256,
-                "longest_stall": round(crossing.standing.longest_stall, 3),
-                "error": crossing.standing.error,
-            },
+            "other_client": None if crossing.standing is None else _standing(crossing.standing, crossing.sha256),
         }
 
 
@@ -195,6 +189,18 @@ def sentence(event: Event) -> str:
             return f"{network}'s router forgets its translations"
 
 
+def _standing(progress: Progress, sha256: str) -> dict[str, Any]:
+    return {
+        "name": progress.name,
+        "fate": fate(progress),
+        "bytes": progress.received,
+        "seconds": round((progress.ended or progress.began) - progress.began, 3),
+        "sha256_equal": progress.whole and progress.sha256 == sha256,
+        "longest_stall": round(progress.longest_stall, 3),
+        "error": progress.error,
+    }
+
+
 def milliseconds(seconds: float) -> float | None:
     """Round for JSON, which has no infinity."""
     return round(seconds * 1000, 1) if math.isfinite(seconds) else None
@@ -222,7 +228,7 @@ def _moves(crossing: Crossing, samples: list[Sample]) -> list[Moved]:
         starts.append(max((event.time for event in crossing.events if before < event.time <= at), default=at))
         before = at
     return [
-        Moved(*each, gap_around(samples, start, since=since, until=until))
+        Moved(*each, _gap(crossing, samples, start, since, until))
         for each, start, since, until in zip(
             told, starts, [crossing.began, *(at for at, *_ in told)], [*starts[1:], math.inf], strict=False
         )
@@ -237,12 +243,18 @@ def _events(crossing: Crossing, samples: list[Sample]) -> list[Happened]:
     up = {"wwan0"}  # Every scenario begins on cellular alone.
     for event, since, until in zip(events, times, times[2:], strict=False):
         back = resumption(samples, event.time) if event.action == "join" and not up else None
-        happened.append(Happened(event, gap_around(samples, event.time, since=since, until=until), back))
+        happened.append(Happened(event, _gap(crossing, samples, event.time, since, until), back))
         if event.action == "join":
             up.add(event.interface)
         elif event.action == "down":
             up.discard(event.interface)
     return happened
+
+
+def _gap(crossing: Crossing, samples: list[Sample], change: float, since: float, until: float) -> float:
+    if not crossing.migrating.whole and (not samples or samples[-1][0] < change + _WINDOW):
+        return math.inf  # A trickle after the change does not count where it was the last.
+    return gap_around(samples, change, since=since, until=until)
 
 
 def gap_around(samples: Sequence[Sample], change: float, *, since: float, until: float) -> float:

@@ -100,6 +100,7 @@ def _start_caddy(lab: Laboratory, site: Site, *, protocols: str) -> None:
     config.write_text(f"""{{
 	auto_https off
 	admin off
+	grace_period 100ms
 	servers {{
 		protocols {protocols}
 	}}

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from whimbrel.cli._demo.report import Happened, Moved, Report
 
 _STILL = {
-    "black-hole": "the kernel goes on preferring a network that carries nothing, and nothing else is asked",
-    "portal": "the kernel prefers a network that carries nothing, and nothing else is asked",
+    "black-hole": "the kernel goes on preferring a network that carries nothing",
+    "portal": "the kernel prefers a network that carries nothing",
 }
 
 
@@ -44,14 +44,15 @@ def show(report: Report, output: TextIO) -> None:
 def parts(report: Report) -> Iterator[str | Table]:
     """Return its parts, in order."""
     crossing = report.crossing
-    migrating, standing = crossing.migrating, crossing.standing
+    migrating = crossing.migrating
     if migrating.whole:
         rate = migrating.received * 8e-6 / report.seconds
         equal = "equal" if report.sha256_equal else "DIFFERENT"
         yield f"whimbrel: {size(migrating.received)} in {report.seconds:.1f} s, {rate:.0f} Mbit/s, SHA-256 {equal}"
     else:
         yield f"whimbrel: {fate(migrating)}"
-    yield f"http.client (TCP): {fate(standing)}"
+    if crossing.standing is not None:
+        yield f"http.client (TCP): {fate(crossing.standing)}"
     if report.events:
         yield Table(("at", "what happened", "what whimbrel did", "gap"), list(_story(report)))
     yield Table(("network", "bytes", "connection IDs to server", "to client", "probes"), list(_networks(report)))
@@ -109,11 +110,11 @@ def _linkable(report: Report) -> str:
 
 def _by_design(report: Report) -> str | None:
     plan = report.crossing.plan
-    if report.failure is None or plan.sockets != "unconnected":
+    if report.failure is None or plan.sockets == "pinned":
         return None
     if (why := _STILL.get(plan.scenario.name)) is not None:
-        return f"Unconnected sockets cannot survive this: {why}. Pinned ones can."
-    if not plan.auto and plan.keepalive is None:
+        return f"{plan.sockets.capitalize()} sockets cannot survive this: {why}. Pinned ones can."
+    if plan.sockets == "unconnected" and not plan.auto and plan.keepalive is None:
         return (
             "Without a watch-dog, a pure download sends nothing after a cut, so the server never learns: --keepalive 1."
         )
