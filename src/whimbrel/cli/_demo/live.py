@@ -135,7 +135,8 @@ def title(crossing: Crossing) -> str:
     """Say what is about to happen."""
     plan = crossing.plan
     how = f"{plan.sockets} sockets{'' if plan.auto else ', nobody watching the network'}"
-    return f"{size(plan.size)} from {plan.server} over 5G. {plan.scenario.about}. whimbrel with {how}."
+    about = plan.scenario.about
+    return f"{size(plan.size)} from {plan.server} over 5G. {about[0].upper()}{about[1:]}. whimbrel with {how}."
 
 
 def state(lane: Progress, now: float) -> str:
