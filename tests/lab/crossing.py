@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, cast
 
 import whimbrel
 from tests.lab.programs.content import sha256
@@ -26,13 +26,12 @@ from whimbrel import Path, PathChange, PathMigrated
 from whimbrel.testing import Event, Journey, Laboratory, Packet, Sample, Scenario, handover_gap, resumption
 from whimbrel.testing._capture import is_negotiation
 
-if TYPE_CHECKING:
-    from whimbrel.testing import Move
-
 PORT = 4433
 MB = 1_000_000
 SOON = 20.0
 """Seconds: no test waits so long for news unless it fails."""
+_PROBING = 30_000
+"""Bytes: twenty packets."""
 _ROOT = FilePath(__file__).parents[2]
 
 Way = Literal["download", "upload"]
@@ -313,11 +312,15 @@ class Transfer:
         with self._news:
             return self._news.wait_for(lambda: self._received >= part * self.size, timeout)
 
-    def stands_still(self, seconds: float) -> bool:
-        """Wait for that long; return whether nothing came."""
+    def stalls(self, seconds: float) -> bool:
+        """Wait for that long; return whether no more came than a sender's probe timeouts send (RFC 9002 §6.2)."""
         with self._news:
-            before = self._received
-            return not self._news.wait_for(lambda: self._received > before, seconds)
+            limit = self._received + _PROBING
+            return not self._news.wait_for(lambda: self._received > limit, seconds)
+
+    def stops(self) -> None:
+        """Wait until no more comes of what was under way."""
+        assert any(self.stalls(0.5) for _ in range(10)), "it goes on"
 
     def arrived(self, timeout: float = 60.0) -> list[Sample]:
         """Wait until it is complete. Returns when what came, as the receiver saw it.
@@ -351,9 +354,9 @@ class Crossing:
         return [(move.old.interface, move.new.interface, move.reason) for move in migrations]
 
     @property
-    def captured_moves(self) -> list[Move]:
-        """As an observer of both radios saw them."""
-        return self.lab.moves(PORT)
+    def captured_moves(self) -> list[tuple[str, str]]:
+        """From where to where, as an observer of both radios saw it."""
+        return [(move.source, move.target) for move in self.lab.moves(PORT)]
 
     def gap(self, action: str, interface: str) -> float:
         """The handover gap around something that happened, in seconds."""
