@@ -7,7 +7,8 @@ The rules
  2. A path whose route is gone, or over which the kernel refuses to send, is dead: move at once, without asking.
  3. Nobody answers: three probes, then stay, and ask again after a growing pause, or when the network changes.
  4. A move that brings no packet back within its patience is taken back while the old path lives.
- 5. Silence where something is due: PING; still nothing: probe every other network, the first to answer wins.
+ 5. Silence where something is due: PING; still nothing: probe every other network, the first to answer wins. With
+    none, ask the silent path itself now and then: when it answers, move to it anew.
  6. The kernel prefers a network that carries nothing: stay where it works, and return when it answers again.
  7. No network: hold. The first route that appears is used at once. After `Migration.outage`: give up.
  8. The peer forbids moving: stay while the path lives, hold for its return when it does not.
@@ -73,6 +74,9 @@ ID_LOOK: Final = 0.1
 """How often to look for it meanwhile: its arrival is no event."""
 PTO_FLOOR: Final = 0.05
 """A PTO below this says more about a short path than about how long a radio may nap."""
+REVIVAL: Final = (2.0, 15.0)
+"""How long a path must have been silent before it is asked itself; and, doubled each time, the pauses between moves to
+it anew, each of which takes a connection ID."""
 LONGEST_PING: Final = 15.0
 """Pause between PINGs on a quiet, living path: shorter than what NATs give UDP (30 s and more)."""
 FLAP_MEMORY: Final = 10.0
@@ -200,12 +204,10 @@ class ControlProbe:
 
 @dataclass(frozen=True, slots=True)
 class Migrate:
-    """Send over this route from now on, with the next connection ID, and report it."""
+    """Send over this route from now on, from a new local port and with the next connection ID, and report it."""
 
     route: Route
     reason: Reason
-    fresh: bool = False
-    """From a new local port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +405,8 @@ class MigrationPolicy:
         self._rtts: dict[Route, float] = {}  # as probes have measured them
         self._left: dict[Route, float] = {}  # when each route was last moved away from
         self._probes_paid_until = -math.inf  # the rate limit's only memory: see _may_probe
+        self._revive_after = -math.inf  # the silent active path is not asked before this …
+        self._revive_pause = REVIVAL[0]  # … and the pause after the next move to it anew
         self._leap_after = -math.inf  # no move on trust in a silence before this …
         self._leap_pause = RETRY[0]  # … and the next such pause
         self._server_answers = False
@@ -425,6 +429,7 @@ class MigrationPolicy:
                 actions += self._happened(waiting, facts, now)
             actions += self._happened(event, facts, now)
             actions += self._act(facts, now)
+            actions += self._revive(facts, now)
             if isinstance(self._watch, Quiet):
                 actions += self._listen(facts, now)  # On another path, or on this one for good: listen anew.
             self.deadline = self._next_deadline(facts, now)
@@ -527,6 +532,10 @@ class MigrationPolicy:
             case _, MoveRequested(route):
                 return self._requested_move(route, facts)
 
+            case _, ProbeAnswered(route) if route == self.active and self._suspect and self._may_search(facts):
+                self._revive_after = now + self._revive_pause
+                self._revive_pause = min(REVIVAL[1], 2 * self._revive_pause)
+                return self._move(route, "restored", facts, now, proven=True)
             case Probing(_, asked), ProbeAnswered(route, rtt) if any(a.route == route for a in asked):
                 report: list[Action] = [Report(PathProbed(route.interface, rtt))]
                 return report + self._answered(route, facts, now)
@@ -768,6 +777,29 @@ class MigrationPolicy:
             return self._leave_silent(longest_left, facts, now)
         return []
 
+    def _revive(self, facts: Facts, now: float) -> list[Action]:
+        """Rule 5, for who walks through a tunnel: no news tell when a silent path carries again.
+
+        PINGs do not either. A server whose window is full answers none of them until its own next try, which has been
+        put off further and further, up to a minute. So the path itself is asked; when it answers, we move to it anew,
+        from another port: to the server that is a new path, which it tries at once.
+        """
+        when = self._revival(facts)
+        if when is None or now < when or self.active is None:
+            return []
+        if not self._may_probe(now):
+            self._revive_after = self._next_probe()
+            return []
+        self._revive_after = now + REVIVAL[0]
+        return [Probe(self.active)]
+
+    def _revival(self, facts: Facts) -> float | None:
+        if not isinstance(self._watch, Pinged) or not self._watch.suspect or not self._may_search(facts):
+            return None
+        if self._server_silent or isinstance(self._state, Settling | Held | GivenUp):
+            return None
+        return max(max(facts.heard, self._watch.first) + REVIVAL[0], self._revive_after)
+
     def _leave_silent(self, route: Route, facts: Facts, now: float) -> list[Action]:
         if self.active is not None:
             self._penalise(self.active, now, left=True)
@@ -807,7 +839,7 @@ class MigrationPolicy:
         return self._move(waiting.route, waiting.reason, facts, now)
 
     def _move(
-        self, route: Route, reason: Reason, facts: Facts, now: float, *, fresh: bool = False, proven: bool = False
+        self, route: Route, reason: Reason, facts: Facts, now: float, *, proven: bool = False
     ) -> list[Action]:
         left, self.active = self.active, route
         if left is not None:
@@ -818,7 +850,7 @@ class MigrationPolicy:
         self._state = Settling(left if worked else None, now, now + patience)
         self._watch = Quiet()
         self._chosen = False
-        actions: list[Action] = [Migrate(route, reason, fresh)]
+        actions: list[Action] = [Migrate(route, reason)]
         if proven:
             actions += self._arrived()
             if not self._settings.auto:
@@ -845,6 +877,7 @@ class MigrationPolicy:
             if self.active in self._pauses:
                 self._pauses[self.active] = replace(self._pauses[self.active], left=False)
             self._leap_after, self._leap_pause = now, RETRY[0]
+            self._revive_after, self._revive_pause = now, REVIVAL[0]
             return self._arrived() + self._steady(facts, now)
         if now < settling.until:
             return []
@@ -889,10 +922,9 @@ class MigrationPolicy:
         if forbidden or self._settings.sockets == "unconnected":
             self.active = route
             return [Resume(route), Ping(), restored]
-        # To the server a new port is a new path, which it tries at once; on the old one its back-off may have grown
-        # to many seconds. Another network is a new path anyhow.
-        fresh = route == held.route
-        return [Resume(route), *self._move(route, "restored", facts, now, fresh=fresh), restored]
+        # Also to the route that was used before: that makes a new path of it for the server, which tries it at once. On
+        # the old one its back-off may have grown to many seconds.
+        return [Resume(route), *self._move(route, "restored", facts, now), restored]
 
     def _follow_kernel(self, facts: Facts, now: float) -> list[Action]:
         """Unconnected sockets: the kernel moves the packets. All that can be done is to let one be sent."""
@@ -937,6 +969,9 @@ class MigrationPolicy:
                 times.append(last + wait)
             case Quiet():
                 pass
+        revival = self._revival(facts)
+        if revival is not None:
+            times.append(revival)
         return max(now, min(times)) if times else None
 
 

@@ -292,7 +292,9 @@ class Steering:
             if self._settings.sockets == "connected":
                 fresh_id = self._core.use_connected_socket(route.index, route.source)
             else:
-                fresh_id = self._core.pin(route.index, route.source, action.fresh)
+                # From a new port: one seen on both networks would link them, where no NAT changes it. And a server that
+                # still has the old path in mind (quic-go, for some seconds) takes the new port for the new path it is.
+                fresh_id = self._core.pin(route.index, route.source, True)
         except OSError as error:
             # The network went away while we decided. The news of it will come; this makes it sooner.
             logger.debug("%s: cannot move to %s: %s", self._peer, route.interface, error)

@@ -578,7 +578,7 @@ def test_no_route_is_waited_out_and_another_network_is_used_at_once() -> None:
     assert journey.run(21.0) == []
     assert journey.at(21.0, RoutesChanged((CELLULAR,))) == [
         Resume(CELLULAR),
-        Migrate(CELLULAR, "restored", fresh=False),
+        Migrate(CELLULAR, "restored"),
         Report(NetworkRestored("wwan0", 20.0)),
     ]
     assert journey.policy.active == CELLULAR
@@ -587,7 +587,7 @@ def test_no_route_is_waited_out_and_another_network_is_used_at_once() -> None:
 def test_the_same_network_back_is_entered_by_a_new_port() -> None:
     journey = Journey(WIFI)
     journey.at(1.0, RoutesChanged(()))
-    assert Migrate(WIFI, "restored", fresh=True) in journey.at(21.0, RoutesChanged((WIFI,)))
+    assert Migrate(WIFI, "restored") in journey.at(21.0, RoutesChanged((WIFI,)))
 
 
 def test_an_outage_that_lasts_too_long_ends_it_once() -> None:
@@ -777,7 +777,27 @@ def test_two_networks_that_answer_probes_and_carry_nothing_are_not_swapped_all_t
         for action in journey.at(now):
             if isinstance(action, Probe):
                 journey.at(now, ProbeAnswered(action.route, 0.01))
-    assert 2 <= len(journey.moves()) <= 25
+    assert 2 <= len(journey.moves()) <= 30
+
+
+def test_a_silent_path_is_asked_itself_and_entered_anew_when_it_answers() -> None:
+    journey = Journey(WIFI, WIFI, due=True)
+    done = journey.run(30.0)
+    asked = [at for at, action in done if action == Probe(WIFI)]
+    assert asked
+    assert all(later - earlier > 1.99 for earlier, later in pairwise(asked))
+    assert journey.moves() == []
+    assert Migrate(WIFI, "restored") in journey.at(30.0, ProbeAnswered(WIFI, 0.01))
+
+
+def test_a_path_that_answers_probes_alone_is_entered_anew_less_and_less_often() -> None:
+    journey = Journey(WIFI, WIFI, due=True)
+    while journey.policy.deadline is not None and journey.policy.deadline < 100.0:
+        now = journey.policy.deadline
+        for action in journey.at(now):
+            if action == Probe(WIFI):
+                journey.at(now, ProbeAnswered(WIFI, 0.01))
+    assert 3 <= len(journey.moves()) <= 10
 
 
 # Rule 11: the application's own moves
