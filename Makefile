@@ -45,7 +45,7 @@ types: build ## mypy --strict, and the native module against its stub
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml whimbrel._core
 
 bench: build ## the headline figure: milliseconds without data when a network goes away
-	@$(BIN)/python benches/handover_gap.py $(ARGS)
+	@$(BIN)/python benches/handover_gap.py $(if $(ARGS),$(ARGS),--runs 5)
 
 wheel: $(INSTALLED) ## a wheel for others to install, in dist/
 	@rm -rf dist
