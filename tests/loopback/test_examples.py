@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,19 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_the_echo_example_echoes(certificates: Certificates) -> None:
+def run_echo(certificates: Certificates, **environment: str) -> str:
     files = [str(certificates.ca), str(certificates.chain), str(certificates.key)]
-    done = subprocess.run([sys.executable, EXAMPLES / "echo.py", *files], check=False, capture_output=True, text=True)
+    command = [sys.executable, EXAMPLES / "echo.py", *files]
+    done = subprocess.run(command, env={**os.environ, **environment}, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("hello from ('127.0.0.1', ")
+    return done.stdout
+
+
+def test_the_echo_example_echoes(certificates: Certificates) -> None:
+    assert run_echo(certificates).startswith("hello from ('127.0.0.1', ")
+
+
+def test_keys_are_logged_where_the_environment_says(certificates: Certificates, tmp_path: Path) -> None:
+    log = tmp_path / "keys"
+    run_echo(certificates, SSLKEYLOGFILE=str(log))
+    assert "CLIENT_TRAFFIC_SECRET_0" in log.read_text()
