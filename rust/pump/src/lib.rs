@@ -7,6 +7,7 @@ mod clock;
 mod guard;
 mod paths;
 mod pump;
+mod state;
 mod wire;
 
 pub use clock::Clock;
