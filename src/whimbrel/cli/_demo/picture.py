@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whimbrel.cli._demo.crossing import BIN
-from whimbrel.cli._demo.report import fate, name, rates, sentence
+from whimbrel.cli._demo.report import duration, fate, name, rates, sentence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLOURS = {"wwan0": "#e8871e", "wlan0": "#2878c8"}
 _INK, _FAINT = "#2b2b2b", "#8a8a8a"
 _LABELLED = 6
-"""More events than these would cover each other with words."""
+"""More events than these would cover each other with words; one label stands for all then."""
 _ROWS, _ROW = 3, 0.28
 """Of labels: how many, and how high each is as part of the highest rate."""
 _CHARACTER = 0.0078
@@ -70,7 +70,8 @@ def _draw(report: Report, figure: Figure) -> None:
     _mark(report, list(lanes))
     plan = crossing.plan
     migrating = crossing.migrating
-    upper.legend(loc="upper right", frameon=False, ncols=2, bbox_to_anchor=(1, 1.12), borderaxespad=0)
+    # Beside the lower axis' name, where no title can reach it.
+    figure.legend(*upper.get_legend_handles_labels(), loc="lower right", frameon=False, ncols=2, borderaxespad=0.1)
     upper.set_title(
         f"whimbrel, {plan.sockets} sockets: {fate(migrating)}{', hash equal' if report.sha256_equal else ''}",
         loc="left", fontsize=10, fontweight="bold", pad=10,
@@ -101,10 +102,12 @@ def _mark(report: Report, lanes: list[Axes]) -> None:
     """Lines where the networks changed, with words in the first lane's head."""
     upper = lanes[0]
     crossing = report.crossing
+    labels = labels_of(report)
+    faint = len(report.events) > len(labels)
     for happened in report.events:
         for axes in lanes:
-            axes.axvline(happened.event.time - crossing.began, color=_INK, linewidth=0.8, linestyle=(0, (3, 2)))
-    labels = labels_of(report)
+            at = happened.event.time - crossing.began
+            axes.axvline(at, color=_FAINT if faint else _INK, linewidth=0.4 if faint else 0.8, linestyle=(0, (3, 2)))
     rows = rows_of(labels, crossing.ended - crossing.began)
     _, top = upper.get_ylim()
     upper.set_ylim(0, top * (1.1 + _ROW * (max(rows, default=-1) + 1)))
@@ -125,16 +128,16 @@ def labels_of(report: Report) -> list[tuple[float, str]]:
         what = "" if happened is None else sentence(happened.event)
         labels.append((at, f"{what}\n{_cost(happened, moves)}".strip()))
     if len(labels) > _LABELLED:
-        more = len(labels) - _LABELLED
-        labels[_LABELLED:] = [(labels[_LABELLED][0], f"and {more} more times\nof change")]
+        longest = max(happened.gap for happened in report.events)
+        return [(labels[0][0], f"{report.crossing.plan.scenario.about}\nlongest gap {duration(longest)}")]
     return labels
 
 
 def rows_of(labels: list[tuple[float, str]], span: float) -> list[int]:
-    """Give each label the first row where it covers none of those before."""
+    """Give each label the first row where it covers none of those before, or else the one that is free the soonest."""
     rows, free = [], [-math.inf] * _ROWS
     for at, text in labels:
-        row = min(range(_ROWS), key=lambda row: (free[row] > at, free[row] if free[row] > at else 0, row))
+        row = next((row for row in range(_ROWS) if free[row] <= at), free.index(min(free)))
         free[row] = at + span * _CHARACTER * (max(map(len, text.split("\n"))) + 2)
         rows.append(row)
     return rows
@@ -142,11 +145,7 @@ def rows_of(labels: list[tuple[float, str]], span: float) -> list[int]:
 
 def _cost(happened: Happened | None, moves: list[Moved]) -> str:
     if happened is not None and happened.resumption is not None:
-        return f"resumed after {_milliseconds(happened.resumption)}"
+        return f"resumed after {duration(happened.resumption)}"
     gap = moves[0].gap if moves else happened.gap if happened is not None else 0.0
     to = f"to {name(moves[0].target)}, " if moves else ""
-    return f"{to}gap {_milliseconds(gap)}" if math.isfinite(gap) else "and that was all"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms"
+    return f"{to}gap {duration(gap)}" if math.isfinite(gap) else "and that was all"

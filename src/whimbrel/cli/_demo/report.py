@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ NETWORKS = {"wlan0": "Wi-Fi", "wwan0": "5G"}
 """What the laboratory's interfaces stand for."""
 _WINDOW = 3.0
 """Seconds after a change in which the stream dries up, if it does, because of it."""
+_ALREADY = 0.1
+"""Seconds without a byte by which a stream was silent before a change, and not because of it."""
 _STALL = 1.0
 """Seconds without a byte that are worth a word."""
 
@@ -201,6 +204,13 @@ def _standing(progress: Progress, sha256: str) -> dict[str, Any]:
     }
 
 
+def duration(seconds: float) -> str:
+    """Write a time without data for a person."""
+    if math.isinf(seconds):
+        return "for good"
+    return f"{seconds * 1000:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
+
+
 def milliseconds(seconds: float) -> float | None:
     """Round for JSON, which has no infinity."""
     return round(seconds * 1000, 1) if math.isfinite(seconds) else None
@@ -252,7 +262,7 @@ def _events(crossing: Crossing, samples: list[Sample]) -> list[Happened]:
 
 
 def _gap(crossing: Crossing, samples: list[Sample], change: float, since: float, until: float) -> float:
-    if not crossing.migrating.whole and (not samples or samples[-1][0] < change + _WINDOW):
+    if not crossing.migrating.whole and (not samples or samples[-1][0] < min(until, change + _WINDOW)):
         return math.inf  # A trickle after the change does not count where it was the last.
     return gap_around(samples, change, since=since, until=until)
 
@@ -266,8 +276,12 @@ def gap_around(samples: Sequence[Sample], change: float, *, since: float, until:
         since: when it had changed before.
         until: when it changed again: a gap that begins with that is not this one's.
     """
-    resumed = next((at for at, _ in samples if at > change), math.inf)
-    return handover_gap([sample for sample in samples if sample[0] <= max(until, resumed)], change, since=since)
+    later = bisect_right(samples, until, key=lambda sample: sample[0])
+    last = samples[later - 1][0] if later else -math.inf
+    # What was silent already when the network changed again was so because of this change.
+    if last <= max(change, until - _ALREADY):
+        later += 1
+    return handover_gap(samples[:later], change, since=since)
 
 
 def rates(bins: Sequence[Sample], began: float, ended: float, width: float) -> tuple[list[float], list[float]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TextIO
 
-from whimbrel.cli._demo.report import fate, name, sentence
+from whimbrel.cli._demo.report import duration, fate, name, sentence
 from whimbrel.cli._progress import size
 
 if TYPE_CHECKING:
@@ -81,17 +80,13 @@ def _did(happened: Happened, moves: list[Moved]) -> str:
 
 def _gap(happened: Happened) -> str:
     if happened.resumption is not None:
-        return f"resumed after {_milliseconds(happened.resumption)}"
-    return _milliseconds(happened.gap)
+        return f"resumed after {duration(happened.resumption)}"
+    return duration(happened.gap)
 
 
 def _moved(move: Moved, began: float) -> tuple[str, ...]:
     what = f"{name(move.source)} → {name(move.target)} ({move.reason})"
-    return f"{move.at - began:.2f} s", "", what, _milliseconds(move.gap)
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if math.isfinite(seconds) else "for good"
+    return f"{move.at - began:.2f} s", "", what, duration(move.gap)
 
 
 def _networks(report: Report) -> Iterator[tuple[str, ...]]:
