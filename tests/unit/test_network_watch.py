@@ -13,11 +13,11 @@ from whimbrel.network import NetlinkNews, PolledNews, Settling, _netlink, _poll,
 from whimbrel.network._watch import Asking
 
 
-def test_one_message_is_asked_about_at_once_and_twice_after() -> None:
+def test_one_message_is_asked_about_at_once_and_three_times_after() -> None:
     settling = Settling()
     assert settling.deadline is None
     settling.heard(10.0)
-    assert _questions(settling) == pytest.approx([10.0, 10.005, 10.05])
+    assert _questions(settling) == pytest.approx([10.0, 10.002, 10.01, 10.05])
     assert settling.deadline is None
 
 
@@ -27,11 +27,11 @@ def test_a_burst_is_one_question_and_those_after_it() -> None:
     settling.asked(10.0)
     for message in range(1, 9):
         settling.heard(10.0 + message / 10_000)
-    # At most every 5 ms; 5 ms after the last news, which is too soon after that one; and 50 ms after it.
-    assert _questions(settling) == pytest.approx([10.005, 10.010, 10.0508])
+    # At most every 2 ms; then 2 ms after the last news, which is too soon after that; 10 and 50 ms after it.
+    assert _questions(settling) == pytest.approx([10.002, 10.004, 10.0108, 10.0508])
 
 
-def test_unending_news_is_asked_about_every_5_ms() -> None:
+def test_unending_news_is_asked_about_every_2_ms() -> None:
     settling, asked = Settling(), []
     for millisecond in range(1000):
         now = millisecond / 1000
@@ -39,17 +39,18 @@ def test_unending_news_is_asked_about_every_5_ms() -> None:
         if settling.deadline is not None and settling.deadline <= now:
             asked.append(now)
             settling.asked(now)
-    assert 190 <= len(asked) <= 200
-    assert min(later - earlier for earlier, later in pairwise(asked)) >= 0.005 - 1e-9
+    assert 330 <= len(asked) <= 500
+    assert min(later - earlier for earlier, later in pairwise(asked)) >= 0.002 - 1e-9
 
 
 def test_news_during_the_aftermath_begins_it_anew() -> None:
     settling = Settling()
     settling.heard(10.0)
     settling.asked(10.0)
-    settling.asked(10.005)
+    settling.asked(10.002)
+    settling.asked(10.010)
     settling.heard(10.030)
-    assert _questions(settling) == pytest.approx([10.030, 10.035, 10.080])
+    assert _questions(settling) == pytest.approx([10.030, 10.032, 10.040, 10.080])
 
 
 def test_a_late_question_counts_for_all_that_were_due() -> None:

@@ -74,10 +74,11 @@ class Settling:
     at most every `SPACING` while more come, and again some time after the last one.
     """
 
-    SPACING = 0.005
+    SPACING = 0.002
     """Least seconds between two questions."""
-    AFTERMATH = (0.0, 0.005, 0.05)
-    """Seconds after the last news at which to ask. The last one is for a kernel that was held up amid its change."""
+    AFTERMATH = (0.0, 0.002, 0.01, 0.05)
+    """Seconds after the last news at which to ask. The second sees a link that went down (Linux 6.18), the later ones
+    are for a kernel held up amid its change."""
 
     def __init__(self) -> None:
         self.deadline: float | None = None
