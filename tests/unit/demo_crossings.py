@@ -36,7 +36,7 @@ def crossing(sockets: Sockets = "pinned") -> Crossing:
     standing.begin(BEGAN)
     standing.take({"kind": "received", "at": BEGAN + 2, "received": TOTAL // 4, "interface": "wwan0"})
     standing.finish(ENDED + 1, "stalled at 25 %, given up after 5 s without a byte")
-    made = Crossing(Plan(scenario=SCENARIOS["demo"], sockets=sockets, size=TOTAL), migrating, standing, "equal", BEGAN)
+    made = Crossing(Plan(scenario=SCENARIOS["demo"], sockets=sockets, size=TOTAL), migrating, standing, "equal", began=BEGAN)
     made.events = [Event(WIFI_APPEARS, "wlan0", "join"), Event(WIFI_IS_CUT, "wlan0", "down")]
     made.captured_moves = [
         Move(WIFI_APPEARS + 0.005, "wwan0", "wlan0"), Move(WIFI_IS_CUT + 0.200, "wlan0", "wwan0"),

@@ -131,7 +131,7 @@ def test_the_summary_has_all_that_matters() -> None:
     summary.show(Report(crossing()), output)
     text = output.getvalue()
     assert "SHA-256 equal" in text
-    assert "http.client (TCP): stalled at 25 %" in text
+    assert "http.client (TCP, cubic): stalled at 25 %" in text
     assert "2.00 s  Wi-Fi appears  5G → Wi-Fi after 20 ms (preferred)  20 ms" in text
     assert "0 to the server, 1 to the client" in text
 

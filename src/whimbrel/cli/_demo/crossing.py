@@ -76,6 +76,8 @@ class Crossing:
     standing: Progress | None
     """None where it was left out."""
     sha256: str
+    congestion_control: str = "cubic"
+    """What TCP sends by."""
     began: float = 0.0
     events: list[Event] = field(default_factory=list)
     """Steps of the journey since the clients began."""
@@ -143,14 +145,14 @@ def cross(plan: Plan, show: Show) -> Crossing:
         site.prepare()
         digest = _random_file(site.file, plan.size, plan.seed)
         servers.start(lab, site, plan.server)
-        _equal_terms(lab)
+        control = _equal_terms(lab)
         steps: queue.SimpleQueue[Event] = queue.SimpleQueue()
         journey = stack.enter_context(Journey(lab, plan.scenario, on_event=steps.put))
         lanes = _lanes(lab, site, plan)
         for lane in lanes:
             stack.callback(lane.close)
         standing = lanes[1].progress if plan.other_client else None
-        crossing = Crossing(plan, lanes[0].progress, standing, digest)
+        crossing = Crossing(plan, lanes[0].progress, standing, digest, control)
         _Race(crossing, lanes, journey, steps, show).run()
         journey.stop()
         _capture(crossing, lab)
@@ -246,20 +248,22 @@ class _Race:
             self._read(selector, 0.1)
 
 
-def _equal_terms(lab: Laboratory) -> None:
-    """Have TCP send by CUBIC, as Caddy's QUIC does and as is Linux' own default; or else by Reno.
+def _equal_terms(lab: Laboratory) -> str:
+    """Have TCP send by CUBIC, as Caddy's QUIC does and as is Linux' own default; or else by Reno. Returns which.
 
     Where a system prefers BBR, TCP would fill the radio that the two share, and be gone before anything happens.
     """
     chosen = Path("/proc/sys/net/ipv4/tcp_congestion_control")
     with lab.enter("srv"):
         if chosen.read_text().strip() == "cubic":
-            return
+            return "cubic"
         try:
             chosen.write_text("cubic")
         except OSError:
             # A namespace may choose only what the system allows to everybody; Reno always is.
             chosen.write_text("reno")
+            return "reno"
+    return "cubic"
 
 
 def _random_file(path: Path, size: int, seed: int) -> str:

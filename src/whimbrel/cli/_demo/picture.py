@@ -65,7 +65,10 @@ def _draw(report: Report, figure: Figure) -> None:
     if crossing.standing is not None:
         _lane(last, {interface: each.standing for interface, each in captured.items()}, report)
         last.set_title(
-            f"Python's http.client over TCP: {fate(crossing.standing)}", loc="left", fontsize=10, fontweight="bold"
+            f"Python's http.client over TCP ({crossing.congestion_control}): {fate(crossing.standing)}",
+            loc="left",
+            fontsize=10,
+            fontweight="bold",
         )
     _mark(report, list(lanes))
     plan = crossing.plan

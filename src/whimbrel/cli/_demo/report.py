@@ -146,7 +146,7 @@ class Report:
                 "to_server": sorted(each.hex() for each in self.linkable_to_server),
                 "to_client": sorted(each.hex() for each in self.linkable_to_client),
             },
-            "other_client": None if crossing.standing is None else _standing(crossing.standing, crossing.sha256),
+            "other_client": None if crossing.standing is None else _standing(crossing.standing, crossing),
         }
 
 
@@ -192,13 +192,14 @@ def sentence(event: Event) -> str:
             return f"{network}'s router forgets its translations"
 
 
-def _standing(progress: Progress, sha256: str) -> dict[str, Any]:
+def _standing(progress: Progress, crossing: Crossing) -> dict[str, Any]:
     return {
         "name": progress.name,
+        "congestion_control": crossing.congestion_control,
         "fate": fate(progress),
         "bytes": progress.received,
         "seconds": round((progress.ended or progress.began) - progress.began, 3),
-        "sha256_equal": progress.whole and progress.sha256 == sha256,
+        "sha256_equal": progress.whole and progress.sha256 == crossing.sha256,
         "longest_stall": round(progress.longest_stall, 3),
         "error": progress.error,
     }

@@ -51,7 +51,7 @@ def parts(report: Report) -> Iterator[str | Table]:
     else:
         yield f"whimbrel: {fate(migrating)}"
     if crossing.standing is not None:
-        yield f"http.client (TCP): {fate(crossing.standing)}"
+        yield f"http.client (TCP, {crossing.congestion_control}): {fate(crossing.standing)}"
     if report.events:
         yield Table(("at", "what happened", "what whimbrel did", "gap"), list(_story(report)))
     yield Table(("network", "bytes", "connection IDs to server", "to client", "probes"), list(_networks(report)))
