@@ -24,7 +24,7 @@ import whimbrel
 from tests.lab.programs.content import sha256
 from whimbrel import Path, PathChange, PathMigrated
 from whimbrel.testing import Event, Journey, Laboratory, Packet, Sample, Scenario, handover_gap, resumption
-from whimbrel.testing._capture import is_negotiation
+from whimbrel.testing._capture import Direction, is_negotiation
 
 PORT = 4433
 MB = 1_000_000
@@ -380,11 +380,17 @@ def cross(
     scenario: Scenario,
     *,
     way: Way = "download",
-    size: int = 10 * MB,
+    size: int = 8 * MB,
+    rate: float = 50e6,
     host: str = "",
     **options: Unpack[Options],
 ) -> Crossing:
-    """Transfer something while the networks change."""
+    """Transfer something while the networks change.
+
+    Radios are made slower than usual, so that a step that is late on a busy machine still falls on its place.
+    """
+    for network in lab.networks:
+        network.set(rate=rate)
     with Server(lab, certificates) as server, Journey(lab, scenario) as journey:
         with Client(lab, server, host, **options) as client:
             transfer = client.transfer(way, size)
@@ -400,13 +406,13 @@ def cross(
 
 
 def to_server(packets: list[Packet], begin: float = -math.inf, end: float = math.inf) -> list[Packet]:
-    """The connection's datagrams from the device in that time, probes not counted."""
-    return [
-        packet
-        for packet in packets
-        if packet.protocol == "udp" and packet.direction == "to_server" and packet.destination[1] == PORT
-        if begin <= packet.time < end and not is_negotiation(packet)
-    ]
+    """The connection's datagrams from the device in that time. Probes are not among them."""
+    return _datagrams(packets, "to_server", begin, end)
+
+
+def to_client(packets: list[Packet], begin: float = -math.inf, end: float = math.inf) -> list[Packet]:
+    """The same of those to the device."""
+    return _datagrams(packets, "to_client", begin, end)
 
 
 def probes_a_second(lab: Laboratory) -> int:
@@ -429,6 +435,15 @@ def ids_by_address(lab: Laboratory, id_length: int = 8) -> dict[bytes, set[str]]
 def sources(lab: Laboratory) -> Counter[str]:
     """How many datagrams came from each of the device's addresses."""
     return Counter(packet.source[0] for network in lab.networks for packet in to_server(network.packets))
+
+
+def _datagrams(packets: list[Packet], direction: Direction, begin: float, end: float) -> list[Packet]:
+    return [
+        packet
+        for packet in packets
+        if packet.protocol == "udp" and packet.direction == direction and begin <= packet.time < end
+        if not is_negotiation(packet)
+    ]
 
 
 # Back from JSON ------------------------------------------------------------------------------------------------------

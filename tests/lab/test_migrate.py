@@ -28,7 +28,7 @@ BY_HAND: Options = {"migration": {"auto": False}}
 def test_it_moves_when_it_is_told_and_not_before(lab: Laboratory, certificates: Certificates, way: Way) -> None:
     lab.cellular.join()
     with Server(lab, certificates) as server, Client(lab, server, **BY_HAND) as client:
-        transfer = client.transfer(way, 10 * MB)
+        transfer = client.transfer(way, 8 * MB)
         assert transfer.reaches(0.2)
         lab.wifi.join()
         assert transfer.reaches(0.5)
@@ -61,7 +61,7 @@ def test_the_application_may_prefer_another_network_than_the_kernel(
     lab.cellular.join()
     lab.wifi.join()
     with Server(lab, certificates) as server, Client(lab, server) as client:
-        download = client.get(10 * MB)
+        download = client.get(4 * MB)
         assert download.reaches(0.2)
         client.migrate(interface="wwan0")
         download.arrived()
@@ -86,7 +86,7 @@ def test_where_nobody_answers_the_old_path_stays_in_use(
     lab.wifi.silence()
     with Server(lab, certificates) as server, Client(lab, server, **options) as client:
         lab.cellular.set(rate=20e6)  # So that the download outlasts the questions.
-        download = client.get(8 * MB)
+        download = client.get(6 * MB)
         assert download.reaches(0.1)
         lab.wifi.join()
         with pytest.raises(NoAnswer):
