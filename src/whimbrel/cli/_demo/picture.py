@@ -64,12 +64,8 @@ def _draw(report: Report, figure: Figure) -> None:
     _lane(upper, {interface: each.migrating for interface, each in captured.items()}, report)
     if crossing.standing is not None:
         _lane(last, {interface: each.standing for interface, each in captured.items()}, report)
-        last.set_title(
-            f"Python's http.client over TCP ({crossing.congestion_control}): {fate(crossing.standing)}",
-            loc="left",
-            fontsize=10,
-            fontweight="bold",
-        )
+        how = f"Python's http.client over TCP ({crossing.congestion_control})"
+        last.set_title(f"{how}: {fate(crossing.standing)}", loc="left", fontsize=10, fontweight="bold")
     _mark(report, list(lanes))
     plan = crossing.plan
     migrating = crossing.migrating
