@@ -50,8 +50,8 @@ def crossed(*argv: str) -> dict[str, Any]:
 THERE, BACK = ("wwan0", "wlan0"), ("wlan0", "wwan0")
 
 
-# Connected sockets go there only. Until they are moved, some packets leave by the new network with the address of the old
-# one: to the server one more path, which costs Caddy one more of the connection IDs that it never gives back (quic-go
+# Connected sockets go there only. Until they are moved, some packets leave by the new network with the old address:
+# to the server one more path, which costs Caddy one more of the connection IDs that it never gives back (quic-go
 # issue 5814), and so the way back of a transfer as short as this.
 @pytest.mark.parametrize(
     ("sockets", "scenario", "moves"),
