@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def run_echo(certificates: Certificates, **environment: str) -> str:
     files = [str(certificates.ca), str(certificates.chain), str(certificates.key)]
-    command = [sys.executable, EXAMPLES / "echo.py", *files]
+    command = [sys.executable, str(EXAMPLES / "echo.py"), *files]
     done = subprocess.run(command, env={**os.environ, **environment}, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
