@@ -261,6 +261,11 @@ class Client(Program):
         result: News = news["result"]
         return result
 
+    def has_outcome(self, number: int) -> bool:
+        """Whether an order is carried out, or has failed."""
+        with self._told:
+            return self._outcome(number) is not None
+
     def heard(self, news: News) -> None:
         if news["kind"] == "progress":
             self._downloads[news["number"]].advance(news)
@@ -321,6 +326,7 @@ class Transfer:
     def stops(self) -> None:
         """Wait until no more comes of what was under way."""
         assert any(self.stalls(0.5) for _ in range(10)), "it goes on"
+        assert not self._client.has_outcome(self._number), "it was over before"
 
     def arrived(self, timeout: float = 60.0) -> list[Sample]:
         """Wait until it is complete. Returns when what came, as the receiver saw it.

@@ -1,7 +1,7 @@
 """`Connection.migrate`: moves that the application asks for.
 
-cli ── wlan0 ~~~ ap  ── srv     10 ms, 200 Mbit/s
- └──── wwan0 ~~~ bts ──┘        40 ms, 100 Mbit/s
+cli ── wlan0 ~~~ ap  ── srv     10 ms
+ └──── wwan0 ~~~ bts ──┘        40 ms
 """
 
 from __future__ import annotations
@@ -24,6 +24,14 @@ pytestmark = pytest.mark.timeout(60)
 BY_HAND: Options = {"migration": {"auto": False}}
 
 
+@pytest.fixture
+def lab(lab: Laboratory) -> Laboratory:
+    """Slow radios, so that a step that is late on a busy machine still falls on its place in the transfer."""
+    for network in lab.networks:
+        network.set(rate=40e6)
+    return lab
+
+
 @pytest.mark.parametrize("way", ["download", "upload"])
 def test_it_moves_when_it_is_told_and_not_before(lab: Laboratory, certificates: Certificates, way: Way) -> None:
     lab.cellular.join()
@@ -34,7 +42,7 @@ def test_it_moves_when_it_is_told_and_not_before(lab: Laboratory, certificates: 
         assert transfer.reaches(0.5)
         assert client.moves == []
         assert client.migrate(interface="wlan0").interface == "wlan0"
-        assert transfer.reaches(0.8)
+        assert transfer.reaches(0.7)
         assert client.migrate(interface="wwan0").interface == "wwan0"  # Although the kernel prefers the other one.
         samples = transfer.arrived()
         assert [(move.new.interface, move.reason, move.linkable) for move in client.moves] == [

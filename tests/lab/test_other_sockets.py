@@ -31,6 +31,15 @@ KERNEL_WATCHED: Options = {"migration": {"sockets": "unconnected"}}
 CONNECTED: Options = {"migration": {"sockets": "connected"}}
 CONNECTED_BY_HAND: Options = {"migration": {"sockets": "connected", "auto": False}}
 
+
+@pytest.fixture
+def lab(lab: Laboratory) -> Laboratory:
+    """Slow radios, so that a step that is late on a busy machine still falls on its place in the transfer."""
+    for network in lab.networks:
+        network.set(rate=40e6)
+    return lab
+
+
 # Unconnected: the kernel routes each packet ---------------------------------------------------------------------------
 
 
