@@ -197,9 +197,16 @@ impl ServerConfig {
     }
 }
 
-pub(crate) fn endpoint_config(id_length: usize) -> Arc<EndpointConfig> {
+/// `lifetime`: the peer is asked to give back connection IDs of this age (RFC 9000 §5.1.2), and gets new ones.
+pub(crate) fn endpoint_config(id_length: usize, lifetime: Option<Duration>) -> Arc<EndpointConfig> {
     let mut config = EndpointConfig::default();
-    config.cid_generator(move || Box::new(RandomConnectionIdGenerator::new(id_length)));
+    config.cid_generator(move || {
+        let mut generator = RandomConnectionIdGenerator::new(id_length);
+        if let Some(lifetime) = lifetime {
+            generator.set_lifetime(lifetime);
+        }
+        Box::new(generator)
+    });
     Arc::new(config)
 }
 

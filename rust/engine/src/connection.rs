@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use quinn_proto::{
-    ConnectionError, ConnectionHandle, Dir, Event, ReadError, Side, StreamEvent, StreamId, VarInt, WriteError,
-    crypto::rustls::HandshakeData,
+    ConnectionError, ConnectionHandle, Dir, EndpointEvent, Event, ReadError, Side, StreamEvent, StreamId, VarInt,
+    WriteError, crypto::rustls::HandshakeData,
 };
 use rustls::pki_types::CertificateDer;
 
@@ -99,6 +99,13 @@ pub struct Connection {
     pub(crate) armed: Option<Instant>,
     pub(crate) queued: bool,
     pub(crate) ids: SpareIds,
+    /// A timer has run since the engine's events were last collected.
+    pub(crate) expired: bool,
+    /// Renewals of connection IDs that wait until something happens again.
+    withheld: Vec<EndpointEvent>,
+    /// `stirrings` when connection IDs were last renewed.
+    renewed_at: u64,
+    moves: u64,
     number: u64,
     streams: HashMap<u64, Halves>,
     /// How streams ended whose last bytes were just handed out.
@@ -120,6 +127,10 @@ impl Connection {
             armed: None,
             queued: false,
             ids: SpareIds::default(),
+            expired: false,
+            withheld: Vec::new(),
+            renewed_at: 0,
+            moves: 0,
             number,
             streams: HashMap::new(),
             tails: HashMap::new(),
@@ -138,6 +149,7 @@ impl Connection {
     /// congestion control, RTT and MTU afresh (RFC 9000 §9.4, §9.5). `false`: no connection ID was left to change to.
     pub fn path_moved(&mut self, now: Instant) -> bool {
         self.note_rtt();
+        self.moves += 1;
         let fresh = self.ids.taken();
         self.proto.local_address_changed();
         self.proto.path_changed(now);
@@ -412,6 +424,36 @@ impl Connection {
             congestion_events: all.path.congestion_events,
             mtu: all.path.current_mtu,
         }
+    }
+
+    /// What the engine asks of its endpoint.
+    ///
+    /// Its timer for renewing connection IDs would go on for ever and keep an idle connection awake, and alive (RFC 9000
+    /// §10.1). So what that timer asks for waits until the application has sent or received something, or we moved.
+    pub(crate) fn endpoint_events(&mut self) -> Vec<EndpointEvent> {
+        let expired = std::mem::take(&mut self.expired);
+        if !expired && self.withheld.is_empty() {
+            return Vec::new();
+        }
+        let mut events = std::mem::take(&mut self.withheld);
+        while let Some(event) = self.proto.poll_endpoint_events() {
+            events.push(event);
+        }
+        let stirrings = self.stirrings();
+        let idle = stirrings == std::mem::replace(&mut self.renewed_at, stirrings);
+        if idle && self.ended.is_none() && !events.iter().any(EndpointEvent::is_drained) {
+            self.withheld = events;
+            return Vec::new();
+        }
+        events
+    }
+
+    /// Counts what makes new connection IDs worth having.
+    fn stirrings(&self) -> u64 {
+        let all = self.proto.stats();
+        let of = |frames: &quinn_proto::FrameStats| frames.stream + frames.datagram;
+        // A PING that we send asks after a path on which the server may be unable to answer for want of them.
+        of(&all.frame_rx) + of(&all.frame_tx) + all.frame_tx.ping + self.moves
     }
 
     /// Turns what the engine has to say into news.

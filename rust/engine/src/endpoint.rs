@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     fmt,
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -18,6 +18,11 @@ use crate::{
 
 /// Our connection IDs, on the client's side: long enough to be routed by, random throughout.
 const CLIENT_ID_LENGTH: usize = 8;
+
+/// A client renews the connection IDs that it issued this often, while something happens. Servers take one for each new
+/// path, and some never give it back (quic-go 0.59, its issue 5814): after a few moves they have none left, and do not
+/// answer on a new path any more. Three seconds are too long for a radio at the edge of its range.
+const CLIENT_ID_LIFETIME: Duration = Duration::from_secs(1);
 
 /// A datagram that came in. `at` is when, in the caller's seconds; `active` whether it came over the path in use.
 #[derive(Clone, Copy)]
@@ -66,11 +71,14 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn client() -> Self {
-        Self::new(quinn_proto::Endpoint::new(endpoint_config(CLIENT_ID_LENGTH), None, true, None), false)
+        Self::new(
+            quinn_proto::Endpoint::new(endpoint_config(CLIENT_ID_LENGTH, Some(CLIENT_ID_LIFETIME)), None, true, None),
+            false,
+        )
     }
 
     pub fn server(config: &ServerConfig) -> Self {
-        let endpoint = endpoint_config(config.id_length);
+        let endpoint = endpoint_config(config.id_length, None);
         Self::new(quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, None), true)
     }
 
@@ -163,6 +171,7 @@ impl Endpoint {
             if let Some(connection) = self.connections.get_mut(&number) {
                 connection.armed = None;
                 connection.proto.handle_timeout(now);
+                connection.expired = true;
                 self.touch(number);
             }
         }
@@ -195,7 +204,8 @@ impl Endpoint {
     pub fn settle(&mut self, number: u64) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let mut drained = false;
-        while let Some(event) = connection.proto.poll_endpoint_events() {
+        let mut events = connection.endpoint_events().into_iter();
+        while let Some(event) = events.next().or_else(|| connection.proto.poll_endpoint_events()) {
             if event.is_drained() {
                 drained = true;
                 self.numbers.remove(&connection.handle);
