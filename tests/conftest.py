@@ -1,10 +1,15 @@
 """What all suites share: marks by folder, the event loop that async tests run on, and hypothesis' settings."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# Who starts the tests in the background may have Ctrl-C ignored; programs that the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A folder's tests carry its mark, so that `-m "not lab"` leaves out what needs more than this process.
 _MARKED_FOLDERS = ("lab", "interop")

@@ -838,9 +838,7 @@ class MigrationPolicy:
             return [Report(PathRejected(waiting.route.interface, "connection-ids-exhausted"))]
         return self._move(waiting.route, waiting.reason, facts, now)
 
-    def _move(
-        self, route: Route, reason: Reason, facts: Facts, now: float, *, proven: bool = False
-    ) -> list[Action]:
+    def _move(self, route: Route, reason: Reason, facts: Facts, now: float, *, proven: bool = False) -> list[Action]:
         left, self.active = self.active, route
         if left is not None:
             self._left[left] = now

@@ -199,11 +199,3 @@ def test_a_ping_in_a_silence_tells_the_server_where_we_are_now(network: Simulate
     transfer = forget_in_silence(network)
     assert transfer.complete
     assert transfer.resumed_after(SETTLED) < 0.200 + SWIFT
-
-
-def test_nobody_tells_it_where_the_library_is_told_not_to_act(simulate: Simulate) -> None:
-    network = simulate(migration=Migration(auto=False))
-    transfer = forget_in_silence(network)
-    assert not transfer.complete
-    assert network.lost is not None
-    assert network.lost[0] == "idle"

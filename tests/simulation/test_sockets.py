@@ -54,16 +54,6 @@ def walk_away(network: SimulatedNetwork) -> Transfer:
     return transfer
 
 
-def test_a_download_dies_of_a_cut_where_nobody_acts(simulate: Simulate) -> None:
-    """A receiver only acknowledges, and there is nothing to acknowledge: the server never learns the new address."""
-    network = simulate(migration=KERNEL)
-    transfer = walk_away(network)
-    assert not transfer.complete
-    assert network.lost is not None
-    assert network.lost[0] == "idle"
-    assert network.now == pytest.approx(SETTLED + 30.0, abs=0.1)
-
-
 def test_a_keepalive_carries_such_a_download_over(simulate: Simulate) -> None:
     transfer = walk_away(simulate(migration=KERNEL, keepalive=2.0))
     assert transfer.complete

@@ -15,7 +15,7 @@ WIFI_APPEARS, WIFI_IS_CUT, ENDED = BEGAN + 2.0, BEGAN + 4.0, BEGAN + 6.0
 
 
 def crossing(sockets: Sockets = "pinned") -> Crossing:
-    """One of the scenario `demo`: a kilobyte each 10 ms, with 30 ms of nothing after Wi-Fi came and 90 ms after it went."""
+    """One of the scenario `demo`: a kilobyte each 10 ms, 30 ms of nothing after Wi-Fi came, 90 ms after it went."""
     samples, at = [], BEGAN
     while at < ENDED:
         samples.append((at, 1000))
@@ -36,7 +36,8 @@ def crossing(sockets: Sockets = "pinned") -> Crossing:
     standing.begin(BEGAN)
     standing.take({"kind": "received", "at": BEGAN + 2, "received": TOTAL // 4, "interface": "wwan0"})
     standing.finish(ENDED + 1, "stalled at 25 %, given up after 5 s without a byte")
-    made = Crossing(Plan(scenario=SCENARIOS["demo"], sockets=sockets, size=TOTAL), migrating, standing, "equal", began=BEGAN)
+    plan = Plan(scenario=SCENARIOS["demo"], sockets=sockets, size=TOTAL)
+    made = Crossing(plan, migrating, standing, "equal", began=BEGAN)
     made.events = [Event(WIFI_APPEARS, "wlan0", "join"), Event(WIFI_IS_CUT, "wlan0", "down")]
     made.captured_moves = [
         Move(WIFI_APPEARS + 0.005, "wwan0", "wlan0"), Move(WIFI_IS_CUT + 0.200, "wlan0", "wwan0"),
@@ -56,7 +57,9 @@ def moved(since: float, source: str, target: str, reason: str) -> Change:
     return Change(since, "PathMigrated", {"since": since, "source": source, "target": target, "reason": reason})
 
 
-def ended(at: float, received: int, sha256: str, *, error: str | None = None, samples: object = ()) -> dict[str, object]:
+def ended(
+    at: float, received: int, sha256: str, *, error: str | None = None, samples: object = ()
+) -> dict[str, object]:
     return {"kind": "ended", "at": at, "received": received, "sha256": sha256, "error": error, "samples": samples}
 
 
