@@ -94,8 +94,11 @@ def receiving_only(lab: Laboratory, certificates: Certificates, *, keepalive: fl
     """A download whose network is cut while all that the client would send are acknowledgements, and then another.
 
     Each condition counts. Larger windows than the content: no grant of more, which would be sent until it is
-    acknowledged. A second without any network: the last acknowledgements, at most 25 ms late, meet no network.
+    acknowledged. No loss: a lost probe of the path's MTU would be followed by others. A second without any network: the
+    last acknowledgements, at most 25 ms late, meet no network.
     """
+    for network in lab.networks:
+        network.set(loss=0)
     lab.cellular.join()
     options: Options = {**KERNEL_ALONE, "window": 64 * MB, "keepalive": keepalive}
     with Server(lab, certificates) as server, Client(lab, server, **options) as client:
