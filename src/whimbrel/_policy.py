@@ -81,8 +81,8 @@ LONGEST_PING: Final = 15.0
 """Pause between PINGs on a quiet, living path: shorter than what NATs give UDP (30 s and more)."""
 FLAP_MEMORY: Final = 10.0
 """Seconds for which it counts that a network was preferred and then no longer."""
-FLAP_HOLD: Final = (0.5, 5.0)
-"""How long a network that came and went twice must stay before it is asked; doubled each time."""
+FLAP_HOLD: Final = (1.0, 5.0)
+"""How long a network that came and went must stay before it is asked; doubled each time."""
 
 DEAD: Final = frozenset(
     {
@@ -204,7 +204,10 @@ class ControlProbe:
 
 @dataclass(frozen=True, slots=True)
 class Migrate:
-    """Send over this route from now on, from a new local port and with the next connection ID, and report it."""
+    """Send over this route from now on, with the next connection ID and from a new local port, and report it.
+
+    But taken back ("rolled-back"), a move ends on the port that was left.
+    """
 
     route: Route
     reason: Reason
@@ -666,10 +669,10 @@ class MigrationPolicy:
             return -math.inf
         after = self._pauses[route].until if route in self._pauses else -math.inf
         flaps = self._flaps.get(route)
-        # A network at the edge of its range comes and goes. Once is a change, and is followed at once; a network that
-        # does it again has to stay for a while first, or each flap would cost a move there, a dead path, and an ID.
-        if flaps is not None and flaps.count >= 2:
-            hold = min(FLAP_HOLD[1], FLAP_HOLD[0] * 2 ** min(flaps.count - 2, 10))
+        # A network at the edge of its range comes and goes. A new one is followed at once; one that went a moment ago
+        # has to stay for a while first, or each flap would cost a move, a dead path, and connection IDs at both ends.
+        if flaps is not None:
+            hold = min(FLAP_HOLD[1], FLAP_HOLD[0] * 2 ** min(flaps.count - 1, 10))
             after = max(after, self._preferred_since + hold)
         return after
 

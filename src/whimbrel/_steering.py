@@ -294,7 +294,8 @@ class Steering:
             else:
                 # From a new port: one seen on both networks would link them, where no NAT changes it. And a server that
                 # still has the old path in mind (quic-go, for some seconds) takes the new port for the new path it is.
-                fresh_id = self._core.pin(route.index, route.source, True)
+                # Of a move that is taken back the server may know nothing: there the old port needs no validation.
+                fresh_id = self._core.pin(route.index, route.source, action.reason != "rolled-back")
         except OSError as error:
             # The network went away while we decided. The news of it will come; this makes it sooner.
             logger.debug("%s: cannot move to %s: %s", self._peer, route.interface, error)

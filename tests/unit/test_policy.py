@@ -138,8 +138,8 @@ def test_a_late_or_second_answer_and_one_for_another_route_change_nothing() -> N
     assert journey.at(1.01, ProbeAnswered(CABLE, 0.01)) == []
     assert journey.at(1.02, RoutesChanged((CELLULAR,))) == []
     assert journey.at(1.03, ProbeAnswered(WIFI, 0.03)) == []
-    journey.go_to_wifi(2.0)
-    assert journey.at(2.03, ProbeAnswered(WIFI, 0.03)) == []
+    journey.go_to_wifi(20.0)
+    assert journey.at(20.03, ProbeAnswered(WIFI, 0.03)) == []
 
 
 def test_without_a_spare_connection_id_it_waits_a_moment_for_one() -> None:
@@ -276,7 +276,7 @@ def test_a_network_that_refuses_the_probe_is_rejected_without_waiting() -> None:
     assert refused == [Report(PathRejected("wlan0", "no-route"))]
 
 
-def test_flapping_ten_times_a_second_moves_twice_at_most_and_ends_on_the_network_that_stays() -> None:
+def test_flapping_ten_times_a_second_moves_there_and_back_once_and_ends_on_the_network_that_stays() -> None:
     journey = Journey()
     for step in range(100):
         now = 1.0 + step / 5
@@ -284,7 +284,7 @@ def test_flapping_ten_times_a_second_moves_twice_at_most_and_ends_on_the_network
             if action == Probe(WIFI):
                 journey.at(now + 0.01, ProbeAnswered(WIFI, 0.01))
         journey.at(now + 0.1, RoutesChanged((CELLULAR,)), heard=now + 0.09)
-    assert [move.reason for move in journey.moves()] == ["preferred", "dead"] * 2
+    assert [move.reason for move in journey.moves()] == ["preferred", "dead"]
     journey.at(22.0, RoutesChanged((WIFI, CELLULAR)))
     journey.run(27.1)
     assert journey.times(Probe)[-1] >= 22.0
@@ -695,7 +695,7 @@ def test_a_server_that_answers_no_probes_is_moved_on_trust() -> None:
     journey = silent_server()
     assert journey.at(2.35, heard=2.35) == []
     assert journey.policy.active == WIFI
-    journey.at(10.0, RoutesChanged((CELLULAR, WIFI)))
+    journey.at(20.0, RoutesChanged((CELLULAR, WIFI)))
     assert journey.moves()[-1] == Migrate(CELLULAR, "preferred")
 
 

@@ -21,8 +21,10 @@ const CLIENT_ID_LENGTH: usize = 8;
 
 /// A client renews the connection IDs that it issued this often, while something happens. Servers take one for each new
 /// path, and some never give it back (quic-go 0.59, its issue 5814): after a few moves they have none left, and do not
-/// answer on a new path any more. Three seconds are too long for a radio at the edge of its range.
-const CLIENT_ID_LIFETIME: Duration = Duration::from_secs(1);
+/// answer on a new path any more. More often would be better for them, but the engine sends a NEW_CONNECTION_ID that was
+/// lost again as it was, with a Retire Prior To that may have overtaken it, which ends the connection (RFC 9000 §19.15):
+/// so this is longer than a path may well be silent.
+const CLIENT_ID_LIFETIME: Duration = Duration::from_secs(30);
 
 /// A datagram that came in. `at` is when, in the caller's seconds; `active` whether it came over the path in use.
 #[derive(Clone, Copy)]

@@ -11,6 +11,8 @@ pub(crate) struct ActivePath {
     pub socket: Option<u64>,
     /// Interface and source address named in each packet; `None`: the kernel chooses.
     pub pin: Option<Pin>,
+    /// Socket and pin before the last move.
+    pub previous: Option<(u64, Option<Pin>)>,
     pub moves: u64,
     pub send_errors: u64,
     /// The refusal that was reported last, until a packet gets out again.

@@ -223,7 +223,8 @@ impl Pump {
     }
 
     /// From now on packets leave by this interface and source address: the connection moves (RFC 9000 §9). With
-    /// `fresh_socket` also from a new local port. `false`: the peer had left no connection ID to change to.
+    /// `fresh_socket` from a new local port; otherwise, if that was the path before this one, from the port it had.
+    /// `false`: the peer had left no connection ID to change to.
     pub fn pin(&self, number: u64, pin: Pin, fresh_socket: bool) -> Result<bool, PumpError> {
         self.relocate(number, Some(pin), fresh_socket.then_some(Control::Pinned), Some(pin))
     }
@@ -243,17 +244,21 @@ impl Pump {
         let mut state = self.lock();
         let gone = || PumpError::Invalid("there is no such connection".into());
         let remote = state.engine.connection(number).ok_or_else(gone)?.remote_address();
+        let mut path = state.paths.get(number);
+        let left = path.socket.map(|socket| (socket, path.pin));
         if let Some(kind) = socket {
-            let new = state.open_socket(remote, kind, bind)?;
-            state.paths.get_mut(number).socket = Some(new);
+            path.socket = Some(state.open_socket(remote, kind, bind)?);
             if let Wire::Sockets(sockets) = &mut state.wire {
                 sockets.retire();
             }
+        } else if let Some((before, _)) = path.previous.filter(|(_, before)| *before == pin) {
+            path.socket = Some(before);
         }
-        let path = state.paths.get_mut(number);
+        path.previous = left;
         path.pin = pin;
         path.refused = None;
         path.moves += 1;
+        state.paths.insert(number, path);
         // It carries the connection ID of the old path, and must not be seen on the new one (§9.5).
         state.blocked = None;
         let now = state.clock.now();
