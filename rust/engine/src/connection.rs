@@ -150,6 +150,8 @@ impl Connection {
     pub fn path_moved(&mut self, now: Instant) -> bool {
         self.note_rtt();
         self.moves += 1;
+        // Some may have come since anybody asked.
+        self.ids.issued(self.proto.stats().frame_rx.new_connection_id);
         let fresh = self.ids.taken();
         self.proto.local_address_changed();
         self.proto.path_changed(now);
