@@ -35,7 +35,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds on what a connection may hold in memory: bytes and counts.
+    """Bounds on what a connection may hold in memory, and a server in all: bytes and counts.
 
     Raises:
         ValueError: a bound is not positive.
@@ -49,6 +49,9 @@ class Limits:
     """Streams of each kind that the peer may have open at once."""
     send_buffer: int = 8 << 20
     """Bytes written and not yet acknowledged before `write` waits."""
+    max_connections: int = 10_000
+    """Of a server, handshakes included; newcomers beyond are refused (CONNECTION_REFUSED, RFC 9000 §20.1) and counted.
+    An idle one takes tens of kilobytes, so that these fit into a gigabyte. Clients make no use of it."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
