@@ -1,4 +1,4 @@
-"""Typed face of the native module: sockets, engine and timers. Nothing here waits; times are seconds."""
+"""Typed face of the native module: sockets, engine and timers. Only `Endpoint.wait` waits; times are seconds."""
 
 from collections.abc import Sequence
 from typing import Final, Self, final
@@ -179,6 +179,9 @@ class Endpoint:
     def control_fileno(self) -> int: ...  # readable: control_news
     def descriptors(self) -> list[int]: ...  # all that are open now: the child of a fork must not keep them
     def pump(self) -> float | None: ...  # receives, runs timers, sends; returns seconds to the next timer
+    # Blocks without Python's lock until there is something to pump or news to take, a timer is due, it is closed, a signal
+    # comes, or the time (seconds; None: no limit) is up.
+    def wait(self, timeout: float | None) -> None: ...
     def news(self) -> list[tuple[int, int, int]]: ...
     def control_news(self) -> list[tuple[int, int, int]]: ...
     def hold(self, held: bool) -> None: ...  # the engine's clock stands still

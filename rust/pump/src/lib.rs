@@ -8,6 +8,7 @@ mod guard;
 mod paths;
 mod pump;
 mod state;
+mod waiting;
 mod wire;
 
 pub use clock::Clock;

@@ -20,6 +20,7 @@ use crate::{
     guard,
     paths::{ActivePath, Paths},
     state::State,
+    waiting::Waiting,
     wire::{Sockets, VirtualDatagram, VirtualSockets, Wire, any_address},
 };
 
@@ -111,6 +112,7 @@ impl Pump {
                 control_news: VecDeque::new(),
                 wake: Some(EventFd::new()?),
                 control: Some(EventFd::new()?),
+                waiting: None,
                 told_due: false,
                 owner_deadline: None,
                 closed: false,
@@ -144,7 +146,31 @@ impl Pump {
         next.and_then(|when| state.clock.until(when))
     }
 
-    /// The same, by the guard: news is left for the owner, who is told.
+    /// Returns when there is something to pump or to take from the news, when a timer is due, when the sockets were
+    /// closed, at a signal, or after `limit`.
+    pub fn wait(&self, limit: Option<Duration>) -> Result<(), PumpError> {
+        let (waiting, timer) = {
+            let mut state = self.lock();
+            if state.closed || !state.news.is_empty() {
+                return Ok(());
+            }
+            let Some(wake) = state.wake.as_ref().filter(|_| self.readable >= 0) else {
+                return Err(PumpError::Invalid("in virtual time there is nothing to wait for".into()));
+            };
+            let waiting = match &state.waiting {
+                Some(waiting) => waiting.clone(),
+                None => Arc::new(Waiting::new(self.readable, wake)?),
+            };
+            state.waiting = Some(waiting.clone());
+            let next = state.next_deadline();
+            state.owner_deadline = next;
+            (waiting, next.and_then(|when| state.clock.until(when)))
+        };
+        // Not under the lock: others may call, and the guard pumps if we do not.
+        Ok(waiting.wait(limit.into_iter().chain(timer).min())?)
+    }
+
+    /// `pump`, by the guard: news is left for the owner, who is told.
     pub(crate) fn pump_for_owner(&self) {
         let mut state = self.lock();
         state.turn();
@@ -321,7 +347,8 @@ impl Pump {
     /// Every descriptor that is open here now: what the child of a fork must not keep.
     pub fn descriptors(&self) -> Vec<RawFd> {
         let state = self.lock();
-        let events = [&state.wake, &state.control].into_iter().flatten().map(AsRawFd::as_raw_fd);
+        let flags = [&state.wake, &state.control].into_iter().flatten().map(AsRawFd::as_raw_fd);
+        let events = flags.chain(state.waiting.iter().flat_map(|waiting| waiting.descriptors()));
         match &state.wire {
             Wire::Sockets(sockets) => sockets.descriptors().into_iter().chain(events).collect(),
             Wire::Virtual(_) => events.collect(),
@@ -340,6 +367,9 @@ impl Pump {
         // Whoever still holds this object must not hold descriptors by it.
         if matches!(state.wire, Wire::Sockets(_)) {
             state.wire = Wire::Virtual(VirtualSockets::default());
+        }
+        if let Some(waiting) = state.waiting.take() {
+            waiting.close();
         }
         state.wake = None;
         state.control = None;

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     io, mem,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,7 @@ use crate::{
     clock::Clock,
     paths::Paths,
     pump::Control,
+    waiting::Waiting,
     wire::{Wire, any_address},
 };
 
@@ -45,6 +47,8 @@ pub(crate) struct State {
     pub(crate) wake: Option<EventFd>,
     /// Readable when there is news for whoever decides about paths; gone once closed.
     pub(crate) control: Option<EventFd>,
+    /// Made for the first caller who waits; gone once closed.
+    pub(crate) waiting: Option<Arc<Waiting>>,
     pub(crate) told_due: bool,
     /// The timer that the owner knows of.
     pub(crate) owner_deadline: Option<Instant>,

@@ -8,7 +8,7 @@ use whimbrel_pump::{Control, Pump};
 use crate::{
     config::{ClientConfig, ServerConfig},
     connection::Connection,
-    convert::{Address, address, from_address, news, pin},
+    convert::{Address, address, from_address, news, pin, seconds},
     error::Error,
 };
 
@@ -81,6 +81,13 @@ impl Endpoint {
 
     fn pump(&self, py: Python<'_>) -> Option<f64> {
         py.detach(|| self.0.pump()).map(|wait| wait.as_secs_f64())
+    }
+
+    #[pyo3(signature = (timeout))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        // A time in the past, such as what is left of one that is over, is a look without waiting.
+        let limit = timeout.map(|timeout| seconds(timeout.max(0.0))).transpose()?;
+        Ok(py.detach(|| self.0.wait(limit)).map_err(Error::from)?)
     }
 
     fn news(&self, py: Python<'_>) -> Vec<(u64, u8, u64)> {
