@@ -345,16 +345,16 @@ class SimulatedNetwork:
 
     def _to_server(self, data: bytes, source: Address, interface: SimulatedInterface) -> None:
         """The client sends a datagram."""
+        interface.send(data, source, self.server_address, lambda external: self._at_server(data, external))
 
-        def arrive(external: Address) -> None:
-            assert self._server is not None
-            packet = captured(self.now, "to_server", data, external, self.server_address)
-            if is_negotiation(packet) and not self._server_settings.answers_probes:
-                return
-            if self.lose is None or not self.lose(packet):
-                self._server.receive(data, external, (self.server_address[0], _SERVER_PORT), 0)
-
-        interface.send(data, source, self.server_address, arrive)
+    def _at_server(self, data: bytes, source: Address) -> None:
+        """A datagram arrives at the server, as if from this address."""
+        assert self._server is not None
+        packet = captured(self.now, "to_server", data, source, self.server_address)
+        if is_negotiation(packet) and not self._server_settings.answers_probes:
+            return
+        if self.lose is None or not self.lose(packet):
+            self._server.receive(data, source, (self.server_address[0], _SERVER_PORT), 0)
 
     def _to_client(self, data: bytes, destination: Address) -> None:
         """The server sends a datagram."""
