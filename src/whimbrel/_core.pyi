@@ -179,8 +179,8 @@ class Endpoint:
     def control_fileno(self) -> int: ...  # readable: control_news
     def descriptors(self) -> list[int]: ...  # all that are open now: the child of a fork must not keep them
     def pump(self) -> float | None: ...  # receives, runs timers, sends; returns seconds to the next timer
-    # Blocks without Python's lock until there is something to pump or news to take, a timer is due, it is closed, a signal
-    # comes, or the time (seconds; None: no limit) is up.
+    # Blocks without Python's lock until there is something to pump or news to take, a timer is due, it is closed, a
+    # signal comes, or the time (seconds; None: no limit) is up. May return early: look at the clock.
     def wait(self, timeout: float | None) -> None: ...
     def news(self) -> list[tuple[int, int, int]]: ...
     def control_news(self) -> list[tuple[int, int, int]]: ...

@@ -79,9 +79,13 @@ def waits(endpoint: _core.Endpoint) -> Iterator[Callable[[], float]]:
 
 
 def test_nothing_happens_until_the_time_is_up(server: _core.Endpoint) -> None:
-    started = time.monotonic()
-    server.wait(0.05)
-    assert 0.05 <= time.monotonic() - started < LONG / 2
+    end, waits = time.monotonic() + 0.05, 0
+    while (left := end - time.monotonic()) > 0:
+        server.wait(left)
+        waits += 1
+    # The kernel may interrupt a wait for its own work (io_uring, which uvloop uses), but not all the time.
+    assert waits < 10
+    assert time.monotonic() - end < LONG / 2
 
 
 def test_a_time_that_is_over_is_a_mere_look(server: _core.Endpoint) -> None:
