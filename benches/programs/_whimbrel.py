@@ -1,0 +1,68 @@
+"""Our own, through the public asyncio interface on both sides."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import whimbrel
+from programs._files import ALPN, HOST, PIECE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from programs._files import Files
+
+CONTENT = bytes(PIECE)
+
+
+@contextlib.asynccontextmanager
+async def serve(files: Files, accepted: Callable[[], None], **options: Any) -> AsyncIterator[int]:
+    if "max_connections" in options:
+        options["limits"] = whimbrel.Limits(max_connections=options.pop("max_connections"))
+
+    async def attend(connection: whimbrel.Connection) -> None:
+        accepted()
+        async for stream in connection.streams():
+            assert isinstance(stream, whimbrel.Stream), "the clients open no others"
+            await answer(stream)
+
+    cert = (files.certificate, files.key)
+    async with whimbrel.serve(attend, HOST, cert=cert, alpn=ALPN, **options) as server:
+        yield server.addresses[0][1]
+
+
+async def answer(stream: whimbrel.Stream) -> None:
+    wanted = int.from_bytes(await stream.readexactly(8), "big")
+    while await stream.read(PIECE):
+        pass
+    await send(stream, wanted)
+
+
+async def send(stream: whimbrel.Stream, count: int) -> None:
+    while count:
+        piece = min(count, PIECE)
+        await stream.write(CONTENT if piece == PIECE else bytes(piece))
+        count -= piece
+    await stream.finish()
+
+
+@contextlib.asynccontextmanager
+async def connect(files: Files, port: int) -> AsyncIterator[Client]:
+    async with whimbrel.connect(HOST, port, alpn=ALPN, verify=files.authority) as connection:
+        yield Client(connection)
+
+
+class Client:
+    """Opens a stream for each exchange."""
+
+    def __init__(self, connection: whimbrel.Connection) -> None:
+        self._connection = connection
+
+    async def exchange(self, up: int, down: int) -> None:
+        stream = await self._connection.open_stream()
+        await stream.write(down.to_bytes(8, "big") + bytes(min(up, 1)))
+        await send(stream, max(up - 1, 0))
+        while piece := await stream.read(PIECE):
+            down -= len(piece)
+        assert down == 0, "the server sent something else"
