@@ -171,16 +171,14 @@ class _Connect:
         return f"no answer {within}; tried {', '.join(texts)}"
 
     async def _look_up(self) -> list[Address]:
-        """The addresses to try, in order: the system's, with the families taking turns (RFC 8305 §4)."""
+        """The addresses to try, in order."""
         try:
             addresses = await resolve(self._host, self._port)
         except socket.gaierror as error:
             raise ConnectFailed(f"cannot find {self._host!r}: {error.strerror}", peer=self._peer) from error
         except UnicodeError as error:
             raise ConnectFailed(f"{self._host!r} is not a valid host name", peer=self._peer) from error
-        first = [address for address in addresses if (":" in address[0]) == (":" in addresses[0][0])]
-        second = [address for address in addresses if address not in first]
-        return [address for address in chain.from_iterable(zip_longest(first, second)) if address is not None]
+        return in_turns(addresses)
 
     async def _first_to_answer(self, addresses: list[Address], tried: list[Address]) -> Connection:
         if len(addresses) == 1:
@@ -229,6 +227,26 @@ class _Connect:
 
     async def _try(self, address: Address, tried: list[Address]) -> Connection:
         tried.append(address)
+        endpoint, core, interface = self._open(address)
+        pump = Pump(endpoint)
+        connection = Connection(
+            pump, core, is_client=True, peer=self._peer, interface=interface, released=pump.stop_from_anywhere
+        )
+        try:
+            lost = await connection.handshake()
+        except BaseException:
+            connection._close_now(0, "")
+            raise
+        if lost is not None:
+            raise connect_error(lost, peer=self._peer, name=self._name, path=connection.path)
+        return connection
+
+    def _open(self, address: Address) -> tuple[_core.Endpoint, _core.Connection, str | None]:
+        """Send the first packet to an address; with the interface that it leaves by, where that is ours to choose.
+
+        Raises:
+            ConnectFailed: no network leads there, or no socket can be had.
+        """
         sockets = "pinned" if self._migration is None else self._migration.sockets
         route = route_to(address[0])
         if route is None:
@@ -248,23 +266,7 @@ class _Connect:
         except BaseException:
             endpoint.close()
             raise
-        pump = Pump(endpoint)
-        connection = Connection(
-            pump,
-            core,
-            is_client=True,
-            peer=self._peer,
-            interface=None if sockets == "unconnected" else route.interface,
-            released=pump.stop_from_anywhere,
-        )
-        try:
-            lost = await connection.handshake()
-        except BaseException:
-            connection._close_now(0, "")
-            raise
-        if lost is not None:
-            raise connect_error(lost, peer=self._peer, name=self._name, path=connection.path)
-        return connection
+        return endpoint, core, None if sockets == "unconnected" else route.interface
 
     def _look_after(self, connection: Connection) -> None:
         """Hand the connection to the driver, on whose thread it is watched from now on."""
@@ -315,6 +317,13 @@ async def resolve(host: str, port: int) -> list[Address]:
         return [(str(ipaddress.ip_address(host)), port)]
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     return list(dict.fromkeys((str(entry[4][0]), port) for entry in found))
+
+
+def in_turns(addresses: list[Address]) -> list[Address]:
+    """Addresses with the families taking turns, beginning with that of the first (RFC 8305 §4)."""
+    first = [address for address in addresses if (":" in address[0]) == (":" in addresses[0][0])]
+    second = [address for address in addresses if address not in first]
+    return [address for address in chain.from_iterable(zip_longest(first, second)) if address is not None]
 
 
 def alpn_bytes(alpn: str | Sequence[str]) -> list[bytes]:

@@ -9,15 +9,12 @@ loop stays with it: another thread, or the child of a fork, is turned away.
 from __future__ import annotations
 
 import asyncio
-import atexit
-import os
 import time
-import weakref
 from collections import deque
 from threading import get_ident
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from whimbrel import _core
+from whimbrel._process import Listener, Resident, forked
 
 if TYPE_CHECKING:
     from whimbrel._core import Endpoint
@@ -26,42 +23,19 @@ if TYPE_CHECKING:
 _FORKED = -1
 
 
-class Target(Protocol):
-    """What hears of one connection's news."""
-
-    def news(self, kind: int, value: int) -> None:
-        """Something changed; see the constants of ``_core``."""
-
-    def farewell(self) -> None:
-        """The interpreter ends: tell the peer, without waiting."""
-
-
-class Listener(Protocol):
-    """What hears of new connections: a server."""
-
-    def incoming(self, number: int) -> None:
-        """A new connection knocks."""
-
-
-class Pump:
+class Pump(Resident):
     """One endpoint of the core, driven by one asyncio loop."""
 
     def __init__(self, endpoint: Endpoint, listener: Listener | None = None) -> None:
         """Start to drive the endpoint from the running loop, until `stop`."""
-        self.endpoint = endpoint
+        super().__init__(endpoint, listener)
         self.loop = asyncio.get_running_loop()
-        self.stopped = False
         self._thread = get_ident()
         self._descriptors = (endpoint.fileno(), endpoint.wake_fileno())
-        self._inherited: list[int] = []
-        # Weak, so that a connection that its owner has dropped can notice that.
-        self._targets: dict[int, weakref.ref[Target]] = {}
-        self._listener = weakref.ref(listener) if listener is not None else None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         for descriptor in self._descriptors:
             self.loop.add_reader(descriptor, self.pump)
-        _live.add(self)
         self.loop.call_soon(self.pump)
 
     def check(self) -> None:
@@ -72,14 +46,6 @@ class Pump:
         """
         if get_ident() != self._thread:
             raise self._misuse()
-
-    def add(self, number: int, target: Target) -> None:
-        """Tell `target` what happens to a connection."""
-        self._targets[number] = weakref.ref(target)
-
-    def remove(self, number: int) -> None:
-        """Tell nobody any more."""
-        self._targets.pop(number, None)
 
     def now(self) -> float:
         """The time on the clock of `time.monotonic`; a loop's own may be coarser."""
@@ -92,21 +58,16 @@ class Pump:
         endpoint = self.endpoint
         delay = endpoint.pump()
         for number, kind, value in endpoint.news():
-            reference = self._targets.get(number)
-            target = reference() if reference is not None else None
-            if target is not None:
-                target.news(kind, value)
-            elif kind == _core.INCOMING:
-                self._incoming(number)
+            self.tell(number, kind, value)
         if delay is not None and not self.stopped:
             self._arm(delay)
 
     def stop(self) -> None:
         """Give back the descriptors and close the sockets. May be called twice, and after the loop was closed."""
-        if self.stopped or self._thread == _FORKED:
+        if self.stopped or self.is_forked:
             return
         self.stopped = True
-        _live.discard(self)
+        self.leave()
         self._targets.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -125,47 +86,10 @@ class Pump:
         except RuntimeError:  # The loop was closed a moment ago.
             self.stop()
 
-    @property
-    def is_forked(self) -> bool:
-        """Whether this is a dead copy in the child of a fork."""
-        return self._thread == _FORKED
-
-    def farewell(self) -> None:
-        """The interpreter ends: tell the peers, close the sockets, wait for nothing."""
-        if self.stopped or self._thread == _FORKED:
-            return
-        for reference in list(self._targets.values()):
-            target = reference()
-            if target is not None:
-                target.farewell()
-        self.stopped = True
-        self.endpoint.pump()
-        self.endpoint.close()
-
-    def before_fork(self) -> None:
-        """Note what the child will inherit: there, the core can no longer be asked."""
-        self._inherited = self.endpoint.descriptors()
-
     def orphan(self) -> None:
-        """This is the child of a fork now: the connection goes on in the parent, and must not notice us.
-
-        The loop's selector is shared with the parent, so that nothing may be unregistered; and a lock of the core may
-        be held for ever by a thread that was not copied, so that nothing may be called. What is left is to put
-        something harmless in the sockets' places: closing the numbers alone would let others reuse them.
-        """
+        """This is the child of a fork now."""
         self._thread = _FORKED
-        try:
-            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return
-        for descriptor in self._inherited:
-            os.dup2(nothing, descriptor, inheritable=False)
-        os.close(nothing)
-
-    def _incoming(self, number: int) -> None:
-        listener = self._listener() if self._listener is not None else None
-        if listener is not None:
-            listener.incoming(number)
+        super().orphan()
 
     def _arm(self, delay: float) -> None:
         due = self.loop.time() + delay
@@ -182,8 +106,8 @@ class Pump:
         self.pump()
 
     def _misuse(self) -> RuntimeError:
-        if self._thread == _FORKED:
-            return RuntimeError("this connection belongs to the process that forked this one; open a new one here")
+        if self.is_forked:
+            return forked()
         return RuntimeError(
             "this object belongs to the event loop of another thread; use loop.call_soon_threadsafe, or whimbrel.sync"
         )
@@ -229,26 +153,3 @@ class Line:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-
-
-_live: weakref.WeakSet[Pump] = weakref.WeakSet()
-
-
-def _before_fork() -> None:
-    for pump in list(_live):
-        pump.before_fork()
-
-
-def _after_fork_in_child() -> None:
-    for pump in list(_live):
-        pump.orphan()
-    _live.clear()
-
-
-@atexit.register
-def _farewell() -> None:
-    for pump in list(_live):
-        pump.farewell()
-
-
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

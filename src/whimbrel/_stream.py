@@ -11,54 +11,26 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Self
 
-from whimbrel._errors import Busy, ConnectionClosed, LocalProtocolError, StreamReset, StreamStopped
+from whimbrel._errors import Busy, StreamStopped
+from whimbrel._stream_base import CHUNK, Half, ReceivingHalf, SendingHalf, drop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Buffer
 
     from whimbrel._connection import Connection
 
-# What `readuntil` may hold while it searches: asyncio.StreamReader's limit.
-LINE_LIMIT = 64 * 1024
-# One read of `read(-1)`, `readexactly` and iteration: large enough that Python's share of the cost vanishes.
-CHUNK = 1 << 20
 
+class _Handle(Half):
+    """What both directions share."""
 
-class _Handle:
-    """What both directions share. All slots are here, since a class may have only one base with slots of its own."""
-
-    __slots__ = (
-        "__weakref__",
-        "_buffer",
-        "_connection",
-        "_core",
-        "_ended",
-        "_finished",
-        "_reset",
-        "_reset_by_peer",
-        "_stopped",
-        "_stopped_by_peer",
-        "_written",
-        "id",
-    )
+    _connection: Connection
 
     def __init__(self, connection: Connection, stream: int) -> None:
-        self.id = stream
-        self._connection = connection
-        self._core = connection._core
-        self._buffer = bytearray()
-        self._ended = False  # the peer's FIN was read
-        self._stopped = False  # we want no more
-        self._reset_by_peer: int | None = None  # the code; the engine says it once, we say it to whoever asks again
-        self._finished = False  # our FIN was sent
-        self._reset = False  # we gave up
-        self._stopped_by_peer: int | None = None  # the code, likewise
-        self._written = 0
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id} of {self._connection!r}>"
+        """Made by a connection only."""
+        self._begin(connection, stream)
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,20 +43,13 @@ class _Handle:
     def _leave(self, error: BaseException | None) -> None:
         raise NotImplementedError
 
-    def background(self) -> None:
-        """Expect nothing of this stream: its silence is no reason to look for another network."""
-        self._connection._pump.check()
-        self._core.background(self.id)
 
-
-class ReceiveStream(_Handle):
+class ReceiveStream(_Handle, ReceivingHalf):
     """The receiving end of a stream, with the habits of `asyncio.StreamReader`.
 
     One task at a time may read. Iteration gives the bytes as they come, in chunks. Every call may be cancelled and
     loses nothing: what had come is there for the next.
     """
-
-    __slots__ = ()
 
     async def read(self, n: int = -1) -> bytes:
         """Read what is there, waiting only if nothing is.
@@ -101,14 +66,9 @@ class ReceiveStream(_Handle):
             Busy: another task reads.
         """
         if n < 0:
-            return await self._read_all()
-        if self._buffer or n == 0:
-            self._check_reader()
-            return self._take(n)
-        data = self._try_read(n)
-        while data is None:
+            return await self._collect(-1)
+        while (data := self._read_now(n)) is None:
             await self._readable()
-            data = self._try_read(n)
         return data
 
     async def readexactly(self, n: int) -> bytes:
@@ -132,7 +92,7 @@ class ReceiveStream(_Handle):
         self._check_reader()
         if len(self._buffer) >= n:
             return self._take(n)
-        return await self._gather(n)
+        return await self._collect(n)
 
     async def readuntil(self, separator: bytes = b"\n") -> bytes:
         """Read up to and including a separator.
@@ -143,27 +103,11 @@ class ReceiveStream(_Handle):
             ValueError: the separator is empty.
             StreamReset, ConnectionLost, Busy: as `read`.
         """
-        if not separator:
-            raise ValueError("the separator must have at least one byte")
-        self._check_reader()
-        buffer = self._buffer
-        searched = 0
-        while True:
-            found = buffer.find(separator, searched)
-            if found > LINE_LIMIT or (found < 0 and len(buffer) >= LINE_LIMIT + len(separator)):
-                message = f"no separator in the first {LINE_LIMIT} bytes of stream {self.id}"
-                raise asyncio.LimitOverrunError(message, max(found, LINE_LIMIT))
-            if found >= 0:
-                return self._take(found + len(separator))
-            # The separator may begin in what was searched and end in what comes.
-            searched = max(0, len(buffer) - len(separator) + 1)
-            data = self._try_read(LINE_LIMIT + len(separator) - len(buffer))
-            if data is None:
-                await self._readable()
-            elif data:
-                buffer += data
-            else:
-                raise asyncio.IncompleteReadError(self._take(len(buffer)), None)
+        found = self._search(separator, 0)
+        while isinstance(found, int):
+            await self._readable()
+            found = self._search(separator, found)
+        return found
 
     async def readline(self) -> bytes:
         """Read one line with its newline; at the end of the stream, what there is, perhaps nothing.
@@ -187,31 +131,9 @@ class ReceiveStream(_Handle):
             StreamReset, ConnectionLost, Busy: as `read`.
         """
         view = memoryview(buffer).cast("B")
-        if self._buffer or not view.nbytes:
-            self._check_reader()
-            data = self._take(view.nbytes)
-            view[: len(data)] = data
-            return len(data)
-        count = self._try_read_into(view)
-        while count is None:
+        while (count := self._read_into_now(view)) is None:
             await self._readable()
-            count = self._try_read_into(view)
         return count
-
-    def stop(self, code: int = 0) -> None:
-        """Ask the peer to send no more (STOP_SENDING, RFC 9000 §3.5), and drop what has come.
-
-        Args:
-            code: the reason, in the application's code space.
-        """
-        self._connection._pump.check()
-        if self._ended or self._stopped or self._reset_by_peer is not None:
-            return
-        self._stopped = True
-        self._buffer.clear()
-        if self._connection._lost is None:
-            self._core.stop(self.id, code)
-        self._connection._wake_reader(self.id)
 
     def __aiter__(self) -> Self:
         return self
@@ -223,54 +145,16 @@ class ReceiveStream(_Handle):
         return data
 
     def __del__(self) -> None:
-        _drop(self, receive=True, send=False)
+        drop(self, receive=True, send=False)
 
     def _leave(self, error: BaseException | None) -> None:
-        if error is not None:
-            self.stop()
+        self._leave_receiving(error)
 
     def _check_reader(self) -> None:
         connection = self._connection
         connection._pump.check()
         if self.id in connection._readers:
             raise Busy("another task reads this stream", peer=connection.peer)
-
-    def _try_read(self, limit: int) -> bytes | None:
-        """Ask the core. None: nothing yet; b"": the end."""
-        self._check_reader()
-        if self._stopped or self._reset_by_peer is not None:
-            raise self._unreadable()
-        if self._ended:
-            return b""
-        try:
-            data = self._core.read(self.id, limit)
-        except StreamReset as error:
-            self._reset_by_peer = error.code
-            raise self._unreadable() from None
-        if data is None:
-            if self._connection._lost is not None:
-                raise self._connection._error()
-        elif not data:
-            self._ended = True
-        return data
-
-    def _try_read_into(self, view: memoryview) -> int | None:
-        self._check_reader()
-        if self._stopped or self._reset_by_peer is not None:
-            raise self._unreadable()
-        if self._ended:
-            return 0
-        try:
-            count = self._core.read_into(self.id, view)
-        except StreamReset as error:
-            self._reset_by_peer = error.code
-            raise self._unreadable() from None
-        if count is None:
-            if self._connection._lost is not None:
-                raise self._connection._error()
-        elif not count:
-            self._ended = True
-        return count
 
     async def _readable(self) -> None:
         """Wait until the core says that there may be something. While we wait, the reader's place is taken."""
@@ -282,68 +166,21 @@ class ReceiveStream(_Handle):
         finally:
             del connection._readers[self.id]
 
-    async def _read_all(self) -> bytes:
+    async def _collect(self, n: int) -> bytes:
+        """`n` bytes, or where that is negative, all to the end. Interrupted, it keeps what came."""
         self._check_reader()
         chunks = [self._take(len(self._buffer))] if self._buffer else []
         try:
-            while True:
-                data = self._try_read(CHUNK)
-                if data:
-                    chunks.append(data)
-                elif data is None:
-                    await self._readable()
-                else:
-                    break
+            while (data := self._gather(chunks, n)) is None:
+                await self._readable()
         except BaseException:
             self._buffer += b"".join(chunks)
             raise
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    async def _gather(self, n: int) -> bytes:
-        chunks = [self._take(len(self._buffer))] if self._buffer else []
-        missing = n - sum(map(len, chunks))
-        try:
-            while missing:
-                data = self._try_read(min(missing, CHUNK))
-                if data:
-                    chunks.append(data)
-                    missing -= len(data)
-                elif data is None:
-                    await self._readable()
-                else:
-                    partial, chunks = b"".join(chunks), []
-                    raise asyncio.IncompleteReadError(partial, n)
-        except BaseException:
-            self._buffer += b"".join(chunks)
-            raise
-        return b"".join(chunks)
-
-    def _take(self, n: int) -> bytes:
-        buffer = self._buffer
-        if n >= len(buffer):
-            data = bytes(buffer)
-            buffer.clear()
-        else:
-            data = bytes(memoryview(buffer)[:n])
-            del buffer[:n]
         return data
 
-    def _unreadable(self) -> Exception:
-        peer = self._connection.peer
-        if self._reset_by_peer is not None:
-            return StreamReset(self._reset_by_peer, stream=self.id, peer=peer)
-        return LocalProtocolError(f"stream {self.id} was stopped by this end", peer=peer)
 
-
-class SendStream(_Handle):
+class SendStream(_Handle, SendingHalf):
     """The sending end of a stream. One task at a time may write."""
-
-    __slots__ = ()
-
-    @property
-    def bytes_written(self) -> int:
-        """How many bytes the connection has taken so far; right also after a `write` that was cancelled."""
-        return self._written
 
     async def write(self, data: Buffer) -> None:
         """Send bytes; return when all of them are taken. Waiting is the back-pressure.
@@ -388,41 +225,30 @@ class SendStream(_Handle):
         if not self._finished:
             self._finish()
 
-    def reset(self, code: int = 0) -> None:
-        """Give the stream up (RESET_STREAM, RFC 9000 §3.1): what was not delivered is dropped.
+    def on_stopped(self, call: Callable[[], object] | None) -> None:
+        """Have a function called, once, when the peer wants no more of this stream (STOP_SENDING, RFC 9000 §3.5).
+
+        For those who work on what they will send, and would not notice by writing.
 
         Args:
-            code: the reason, in the application's code space.
+            call: called on the loop; None: nothing is to be called any more.
         """
         connection = self._connection
-        connection._pump.check()
-        if self._reset or self._stopped_by_peer is not None:
+        if call is None:
+            connection._on_stopped.pop(self.id, None)
             return
-        self._reset = True
-        connection._finishing.discard(self.id)
-        if connection._lost is None:
-            self._core.reset(self.id, code)
-        connection._wake_writer(self.id)
-        connection._check_lingering()
+        connection._on_stopped[self.id] = call
+        try:
+            self._try_write(b"")  # The news may have come before we asked for it.
+        except StreamStopped:
+            if connection._on_stopped.pop(self.id, None) is not None:
+                connection._loop.call_soon(call)
 
     def __del__(self) -> None:
-        _drop(self, receive=False, send=True)
+        drop(self, receive=False, send=True)
 
     def _leave(self, error: BaseException | None) -> None:
-        if error is not None:
-            if not self._finished:
-                self.reset()
-            return
-        if self._finished or self._reset or self._stopped_by_peer is not None:
-            return
-        try:
-            self._check_writer()
-            self._finish()
-        except StreamStopped:
-            pass  # The peer has read all it wanted: for a block that ended well, that is no failure.
-        except ConnectionClosed:
-            if not self._connection._is_clean():
-                raise
+        self._leave_sending(error)
 
     def _check_writer(self) -> None:
         connection = self._connection
@@ -434,28 +260,6 @@ class SendStream(_Handle):
         if connection._lost is not None:
             raise connection._error()
 
-    def _try_write(self, data: Buffer) -> int:
-        self._check_writer()
-        if self._finished:
-            raise LocalProtocolError(f"stream {self.id} was finished by this end", peer=self._connection.peer)
-        try:
-            taken = self._core.write(self.id, data)
-        except StreamStopped as error:
-            self._stopped_by_peer = error.code
-            raise self._unwritable() from None
-        self._written += taken
-        return taken
-
-    def _finish(self) -> None:
-        connection = self._connection
-        try:
-            self._core.finish(self.id)
-        except StreamStopped as error:
-            self._stopped_by_peer = error.code
-            raise self._unwritable() from None
-        self._finished = True
-        connection._finishing.add(self.id)
-
     async def _writable(self) -> None:
         connection = self._connection
         waiter: asyncio.Future[None] = connection._loop.create_future()
@@ -465,36 +269,13 @@ class SendStream(_Handle):
         finally:
             del connection._writers[self.id]
 
-    def _unwritable(self) -> Exception:
-        peer = self._connection.peer
-        if self._stopped_by_peer is not None:
-            return StreamStopped(self._stopped_by_peer, stream=self.id, peer=peer)
-        return LocalProtocolError(f"stream {self.id} was reset by this end", peer=peer)
-
 
 class Stream(ReceiveStream, SendStream):
     """Both directions. Leaving ``async with`` finishes it; with an exception, both directions are given up."""
 
-    __slots__ = ()
-
     def _leave(self, error: BaseException | None) -> None:
-        ReceiveStream._leave(self, error)
-        SendStream._leave(self, error)
+        self._leave_receiving(error)
+        self._leave_sending(error)
 
     def __del__(self) -> None:
-        _drop(self, receive=True, send=True)
-
-
-def _drop(stream: _Handle, *, receive: bool, send: bool) -> None:
-    """The last reference is gone: tell the peer, or it would wait for ever, and the engine hold what it sent.
-
-    Nobody can read on, so that part ends quietly; a sender who says neither that it is done nor that it gives up left
-    the peer with a piece.
-    """
-    connection = getattr(stream, "_connection", None)
-    if connection is None or connection._lost is not None or connection._pump.is_forked:
-        return
-    if receive and not (stream._ended or stream._stopped or stream._reset_by_peer is not None):
-        stream._core.stop(stream.id, 0)
-    if send and not (stream._finished or stream._reset or stream._stopped_by_peer is not None):
-        stream._core.reset(stream.id, 0)
+        drop(self, receive=True, send=True)

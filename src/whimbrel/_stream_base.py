@@ -1,0 +1,284 @@
+"""The two halves of a stream, as far as nobody waits: the part that the asyncio face and the blocking one share.
+
+Each half knows how far it is, asks the core, and says in the library's own exceptions why it cannot go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from whimbrel._errors import ConnectionClosed, LocalProtocolError, StreamReset, StreamStopped
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from whimbrel._connection_base import ConnectionBase
+
+# What `readuntil` may hold while it searches: asyncio.StreamReader's limit.
+LINE_LIMIT = 64 * 1024
+# One read of `read(-1)`, `readexactly` and iteration: large enough that Python's share of the cost vanishes.
+CHUNK = 1 << 20
+
+
+class Half:
+    """What both halves share. Without slots, since the blocking face joins it to a base of another layout."""
+
+    def _begin(self, connection: ConnectionBase, stream: int) -> None:
+        self.id = stream
+        self._connection = connection
+        self._core = connection._core
+        self._buffer = bytearray()
+        self._ended = False  # the peer's FIN was read
+        self._stopped = False  # we want no more
+        self._reset_by_peer: int | None = None  # the code; the engine says it once, we say it to whoever asks again
+        self._finished = False  # our FIN was sent
+        self._reset = False  # we gave up
+        self._stopped_by_peer: int | None = None  # the code, likewise
+        self._written = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} of {self._connection!r}>"
+
+    def background(self) -> None:
+        """Expect nothing of this stream: its silence is no reason to look for another network."""
+        self._connection._pump.check()
+        self._core.background(self.id)
+
+
+class ReceivingHalf(Half):
+    """The receiving half: what was read and not asked for yet, and how it ends."""
+
+    def stop(self, code: int = 0) -> None:
+        """Ask the peer to send no more (STOP_SENDING, RFC 9000 §3.5), and drop what has come.
+
+        Args:
+            code: the reason, in the application's code space.
+        """
+        self._connection._pump.check()
+        if self._ended or self._stopped or self._reset_by_peer is not None:
+            return
+        self._stopped = True
+        self._buffer = bytearray()  # Another thread may be at the old one.
+        if self._connection._lost is None:
+            self._core.stop(self.id, code)
+        self._connection._wake_reader(self.id)
+
+    def _leave_receiving(self, error: BaseException | None) -> None:
+        if error is not None:
+            self.stop()
+
+    def _check_reader(self) -> None:
+        """Turn away who may not read now."""
+        raise NotImplementedError
+
+    def _read_now(self, n: int) -> bytes | None:
+        """What is there, `n` bytes at most. None: wait, and ask again."""
+        if self._buffer or n == 0:
+            self._check_reader()
+            return self._take(n)
+        return self._try_read(n)
+
+    def _read_into_now(self, view: memoryview) -> int | None:
+        """The same into a buffer of bytes; how many were put in."""
+        if self._buffer or not view.nbytes:
+            self._check_reader()
+            data = self._take(view.nbytes)
+            view[: len(data)] = data
+            return len(data)
+        return self._try_read_into(view)
+
+    def _gather(self, chunks: list[bytes], n: int) -> bytes | None:
+        """Add what is there until it is `n` bytes, or where that is negative, all to the end.
+
+        None: wait, and call again with the same list. Where the stream ends before, the list is empty afterwards.
+        """
+        missing = n - sum(map(len, chunks))
+        while missing:
+            data = self._try_read(min(missing, CHUNK) if n >= 0 else CHUNK)
+            if data is None:
+                return None
+            if not data:
+                if n < 0:
+                    break
+                partial = b"".join(chunks)
+                chunks.clear()
+                raise asyncio.IncompleteReadError(partial, n)
+            chunks.append(data)
+            missing -= len(data)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _search(self, separator: bytes, searched: int) -> bytes | int:
+        """Read up to and including a separator.
+
+        Args:
+            separator: what to look for.
+            searched: how many bytes were searched before.
+
+        Returns:
+            What ends with the separator; or how many bytes were searched: wait, and call again.
+        """
+        if not separator:
+            raise ValueError("the separator must have at least one byte")
+        self._check_reader()
+        buffer = self._buffer
+        while True:
+            found = buffer.find(separator, searched)
+            if found > LINE_LIMIT or (found < 0 and len(buffer) >= LINE_LIMIT + len(separator)):
+                message = f"no separator in the first {LINE_LIMIT} bytes of stream {self.id}"
+                raise asyncio.LimitOverrunError(message, max(found, LINE_LIMIT))
+            if found >= 0:
+                return self._take(found + len(separator))
+            # The separator may begin in what was searched and end in what comes.
+            searched = max(0, len(buffer) - len(separator) + 1)
+            data = self._try_read(LINE_LIMIT + len(separator) - len(buffer))
+            if data is None:
+                return searched
+            if not data:
+                raise asyncio.IncompleteReadError(self._take(len(buffer)), None)
+            buffer += data
+
+    def _try_read(self, limit: int) -> bytes | None:
+        """Ask the core. None: nothing yet; b"": the end."""
+        self._check_reader()
+        if self._stopped or self._reset_by_peer is not None:
+            raise self._unreadable()
+        if self._ended:
+            return b""
+        try:
+            data = self._core.read(self.id, limit)
+        except StreamReset as error:
+            self._reset_by_peer = error.code
+            raise self._unreadable() from None
+        if data is None:
+            if self._connection._lost is not None:
+                raise self._connection._error()
+        elif not data:
+            self._ended = True
+        return data
+
+    def _try_read_into(self, view: memoryview) -> int | None:
+        self._check_reader()
+        if self._stopped or self._reset_by_peer is not None:
+            raise self._unreadable()
+        if self._ended:
+            return 0
+        try:
+            count = self._core.read_into(self.id, view)
+        except StreamReset as error:
+            self._reset_by_peer = error.code
+            raise self._unreadable() from None
+        if count is None:
+            if self._connection._lost is not None:
+                raise self._connection._error()
+        elif not count:
+            self._ended = True
+        return count
+
+    def _take(self, n: int) -> bytes:
+        buffer = self._buffer
+        if n >= len(buffer):
+            data = bytes(buffer)
+            buffer.clear()
+        else:
+            data = bytes(memoryview(buffer)[:n])
+            del buffer[:n]
+        return data
+
+    def _unreadable(self) -> Exception:
+        peer = self._connection.peer
+        if self._reset_by_peer is not None:
+            return StreamReset(self._reset_by_peer, stream=self.id, peer=peer)
+        return LocalProtocolError(f"stream {self.id} was stopped by this end", peer=peer)
+
+
+class SendingHalf(Half):
+    """The sending half: how much was taken, and how it ends."""
+
+    @property
+    def bytes_written(self) -> int:
+        """How many bytes the connection has taken so far; right also after a `write` that was cancelled."""
+        return self._written
+
+    def reset(self, code: int = 0) -> None:
+        """Give the stream up (RESET_STREAM, RFC 9000 §3.1): what was not delivered is dropped.
+
+        Args:
+            code: the reason, in the application's code space.
+        """
+        connection = self._connection
+        connection._pump.check()
+        if self._reset or self._stopped_by_peer is not None:
+            return
+        self._reset = True
+        connection._finishing.discard(self.id)
+        if connection._lost is None:
+            self._core.reset(self.id, code)
+        connection._wake_writer(self.id)
+        connection._check_lingering()
+
+    def _leave_sending(self, error: BaseException | None) -> None:
+        if error is not None:
+            if not self._finished:
+                self.reset()
+            return
+        if self._finished or self._reset or self._stopped_by_peer is not None:
+            return
+        try:
+            self._check_writer()
+            self._finish()
+        except StreamStopped:
+            pass  # The peer has read all it wanted: for a block that ended well, that is no failure.
+        except ConnectionClosed:
+            if not self._connection._is_clean():
+                raise
+
+    def _check_writer(self) -> None:
+        """Turn away who may not write now."""
+        raise NotImplementedError
+
+    def _try_write(self, data: Buffer) -> int:
+        self._check_writer()
+        if self._finished:
+            raise LocalProtocolError(f"stream {self.id} was finished by this end", peer=self._connection.peer)
+        try:
+            taken = self._core.write(self.id, data)
+        except StreamStopped as error:
+            self._stopped_by_peer = error.code
+            raise self._unwritable() from None
+        self._written += taken
+        return taken
+
+    def _finish(self) -> None:
+        finishing = self._connection._finishing
+        finishing.add(self.id)  # Before, since on another thread the acknowledgement may come at once.
+        try:
+            self._core.finish(self.id)
+        except BaseException as error:
+            finishing.discard(self.id)
+            if not isinstance(error, StreamStopped):
+                raise
+            self._stopped_by_peer = error.code
+            raise self._unwritable() from None
+        self._finished = True
+
+    def _unwritable(self) -> Exception:
+        peer = self._connection.peer
+        if self._stopped_by_peer is not None:
+            return StreamStopped(self._stopped_by_peer, stream=self.id, peer=peer)
+        return LocalProtocolError(f"stream {self.id} was reset by this end", peer=peer)
+
+
+def drop(stream: Half, *, receive: bool, send: bool) -> None:
+    """The last reference is gone: tell the peer, or it would wait for ever, and the engine hold what it sent.
+
+    Nobody can read on, so that part ends quietly; a sender who says neither that it is done nor that it gives up left
+    the peer with a piece.
+    """
+    connection = getattr(stream, "_connection", None)
+    if connection is None or connection._lost is not None or connection._pump.is_forked:
+        return
+    if receive and not (stream._ended or stream._stopped or stream._reset_by_peer is not None):
+        stream._core.stop(stream.id, 0)
+    if send and not (stream._finished or stream._reset or stream._stopped_by_peer is not None):
+        stream._core.reset(stream.id, 0)
