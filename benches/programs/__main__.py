@@ -1,7 +1,7 @@
 """Runs one side: ``python -m programs server NAME FILES OPTIONS`` or ``client NAME FILES PORT WORK COUNT``.
 
-A server tells its port in a line of JSON, and then, for each line that comes, what it has used; it goes when its standard
-input ends. A client tells its results.
+A server tells its port in a line of JSON, and then, for each line that comes, what it has used; it goes when its
+standard input ends. A client tells its results.
 """
 
 from __future__ import annotations
