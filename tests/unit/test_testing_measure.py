@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from whimbrel.testing import handover_gap, resumption
+from whimbrel.testing import find_gap, handover_gap, resumption
 
 
 def steady(begin: float, end: float, gap: float) -> list[tuple[float, int]]:
@@ -54,6 +54,16 @@ def test_empty_samples_are_no_bytes() -> None:
 def test_a_stream_that_ends_at_the_change_has_an_infinite_gap() -> None:
     assert handover_gap(steady(0, 5, 0.01), change=5.0) == math.inf
     assert handover_gap([], change=5.0) == math.inf
+
+
+def test_a_gap_has_a_beginning() -> None:
+    samples = steady(0, 5.0, 0.01) + steady(6.0, 10, 0.01)
+    gap = find_gap(samples, change=5.2)
+    assert gap.begin == pytest.approx(4.99)
+    assert gap.seconds == pytest.approx(1.0)
+    gap = find_gap(steady(0, 5, 0.01), change=5.0)
+    assert gap.begin == pytest.approx(4.99)
+    assert gap.seconds == math.inf
 
 
 def test_what_came_only_after_the_change_has_no_gap() -> None:

@@ -15,7 +15,7 @@ Linux with root or user namespaces, and pyroute2 (``pip install 'whimbrel[lab]'`
 
 from whimbrel.testing._capture import ConnectionIds, Packet, carried, connection_ids, linkable
 from whimbrel.testing._laboratory import AccessNetwork, Laboratory
-from whimbrel.testing._measure import Move, Sample, handover_gap, moves, resumption
+from whimbrel.testing._measure import Gap, Move, Sample, find_gap, handover_gap, moves, resumption
 from whimbrel.testing._namespace import LaboratoryUnavailable, Namespace, prepare
 from whimbrel.testing._radio import CELLULAR, WIFI, Radio, Traffic
 from whimbrel.testing._scenario import SCENARIOS, Event, Journey, Scenario, Step, flapping, outage
@@ -27,6 +27,7 @@ __all__ = [
     "AccessNetwork",
     "ConnectionIds",
     "Event",
+    "Gap",
     "Journey",
     "Laboratory",
     "LaboratoryUnavailable",
@@ -40,6 +41,7 @@ __all__ = [
     "Traffic",
     "carried",
     "connection_ids",
+    "find_gap",
     "flapping",
     "handover_gap",
     "linkable",

@@ -18,11 +18,21 @@ Sample = tuple[float, int]
 """When, and how many new application bytes."""
 
 
-def handover_gap(samples: Iterable[Sample], change: float, *, since: float = -math.inf, window: float = 3.0) -> float:
-    """Return the longest time without new bytes around a change, less the stream's usual gap; seconds, 0 at least.
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The time without data that a change made."""
+
+    begin: float
+    """When the last bytes before it came; not finite where none ever came."""
+    seconds: float
+    """How long it was, less the stream's usual gap, 0 at least; infinite when nothing came after the change."""
+
+
+def find_gap(samples: Iterable[Sample], change: float, *, since: float = -math.inf, window: float = 3.0) -> Gap:
+    """Return the longest time without new bytes around a change, less the stream's usual gap.
 
     A gap counts when it ends after the change and begins at most ``window`` after it. What is usual is the 95th
-    percentile of the gaps in the second before the change. Infinite when nothing came after the change.
+    percentile of the gaps in the second before the change.
 
     Args:
         samples: application bytes at the receiver, in any order.
@@ -32,10 +42,15 @@ def handover_gap(samples: Iterable[Sample], change: float, *, since: float = -ma
     """
     times = sorted(at for at, size in samples if size > 0)
     if not times or times[-1] <= change:
-        return math.inf
+        return Gap(times[-1] if times else -math.inf, math.inf)
     around = [pair for pair in pairwise(times) if pair[1] > change and pair[0] < change + window]
-    longest = max((later - earlier for earlier, later in around), default=0.0)
-    return max(0.0, longest - usual_gap(times, max(since, change - 1.0), change))
+    begin, end = max(around, key=lambda pair: pair[1] - pair[0], default=(times[0], times[0]))
+    return Gap(begin, max(0.0, end - begin - usual_gap(times, max(since, change - 1.0), change)))
+
+
+def handover_gap(samples: Iterable[Sample], change: float, *, since: float = -math.inf, window: float = 3.0) -> float:
+    """Return how long the gap of a change is: seconds, as `find_gap` has it."""
+    return find_gap(samples, change, since=since, window=window).seconds
 
 
 def usual_gap(times: Sequence[float], begin: float, end: float) -> float:
