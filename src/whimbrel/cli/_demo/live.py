@@ -5,15 +5,18 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TextIO
 
-from whimbrel.cli._demo.report import fate, name, sentence
+from whimbrel.cli._demo.report import duration, fate, name, sentence
 from whimbrel.cli._progress import size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import RenderableType
     from rich.text import Text
 
-    from whimbrel.cli._demo.crossing import Crossing, Show
-    from whimbrel.cli._demo.lane import Change, Progress
+    from whimbrel.cli._demo.crossing import Crossing
+    from whimbrel.cli._demo.lane import Change, Client, Progress
+    from whimbrel.cli._demo.race import Show
     from whimbrel.testing import Event
 
 COLOURS = {"wlan0": "dodger_blue1", "wwan0": "dark_orange"}
@@ -22,6 +25,7 @@ _BAR = 36
 _STALL = 0.3
 """Seconds without a byte from which a lane says so."""
 _LINE_INTERVAL = 1.0
+_ARROWS = {"down": "↓", "up": "↑"}
 
 
 def show(output: TextIO) -> Show:
@@ -53,8 +57,8 @@ class Lines:
             return
         self._due += _LINE_INTERVAL
         lanes = [
-            f"{lane.name} {100 * lane.fraction:3.0f} %, {state(lane, now)}"
-            for lane in crossing.lanes
+            f"{title_} {how_far(lane)}, {state(client, lane, now)}"
+            for title_, client, lane in rows(crossing)
             if lane.ended is None or lane.ended > now - _LINE_INTERVAL
         ]
         self._print(f"{now - crossing.began:6.2f} s  {'; '.join(lanes)}")
@@ -112,17 +116,18 @@ class Lanes:
         from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
-        for lane in crossing.lanes:
+        moves = self._told()
+        for title_, client, lane in rows(crossing):
             at = now if lane.ended is None else min(now, lane.ended)
-            moves = self._told() if lane is crossing.migrating else ""
             table.add_row(
-                Text(lane.name, style="bold"),
+                Text(title_, style="bold"),
                 _bar(lane),
-                f"{100 * lane.fraction:3.0f} %",
+                how_far(lane) if lane.total else "",
                 size(lane.received),
-                Text(state(lane, at), style=_style(lane, at)),
+                Text(state(client, lane, at), style=_style(client, lane, at)),
                 moves,
             )
+            moves = ""  # In the first row alone: they are the connection's.
         return table
 
     def _told(self) -> str:
@@ -135,18 +140,35 @@ def title(crossing: Crossing) -> str:
     """Say what is about to happen."""
     plan = crossing.plan
     how = f"{plan.sockets} sockets{'' if plan.auto else ', nobody watching the network'}"
+    if plan.scenario is None:
+        return f"{plan.server}, over this machine's own networks: change them and see. whimbrel with {how}."
     about = plan.scenario.about
-    return f"{size(plan.size)} from {plan.server} over 5G. {about[0].upper()}{about[1:]}. whimbrel with {how}."
+    server = plan.server if plan.dispatch is None else f"{plan.server}'s server ({plan.dispatch} sockets)"
+    what = {"down": f"from {server}", "up": f"to {server}", "both": f"from and to {server}"}[plan.direction]
+    return f"{size(plan.size)} {what} over 5G. {about[0].upper()}{about[1:]}. whimbrel with {how}."
 
 
-def state(lane: Progress, now: float) -> str:
+def rows(crossing: Crossing) -> Iterator[tuple[str, Client, Progress]]:
+    """Go through what is shown: each transfer with its title and its client."""
+    for client in crossing.clients:
+        for direction, transfer in client.transfers.items():
+            alone = crossing.plan.direction == "down"
+            yield client.name if alone else f"{client.name} {_ARROWS[direction]}", client, transfer
+
+
+def how_far(lane: Progress) -> str:
+    """Say how much has come."""
+    return f"{100 * lane.fraction:3.0f} %" if lane.total else size(lane.received)
+
+
+def state(client: Client, lane: Progress, now: float) -> str:
     """Say what a lane is doing now."""
     if lane.ended is not None:
         return fate(lane)
     silent = now - lane.last_byte
     if silent >= _STALL:
         return f"nothing for {silent:.1f} s"
-    over = f" over {name(lane.interface)}" if lane.interface else ""
+    over = f" over {name(client.interface)}" if client.interface else ""
     return f"{lane.rate(now) * 8e-6:.0f} Mbit/s{over}"
 
 
@@ -161,7 +183,8 @@ def happening(change: Change) -> str:
         case "PathRejected":
             return f"stays away from {name(facts['interface'])} ({facts['reason']})"
         case "Gap":
-            return f"was {1000 * facts['seconds']:.0f} ms without data around that move"
+            which = "uploaded data" if facts["direction"] == "up" else "data"
+            return f"was {duration(facts['seconds'])} without {which} around that move"
         case "NetworkLost":
             return "has no network, and holds on"
         case "NetworkRestored":
@@ -175,16 +198,18 @@ def _bar(lane: Progress) -> Text:
     from rich.text import Text
 
     bar, filled, carried = Text(), 0, 0
+    # Of a size that nobody tells, all that has come is the whole bar.
+    whole = max(lane.total or lane.received, 1)
     for stretch in lane.stretches:
         carried += stretch.size
-        until = round(_BAR * carried / lane.total)
+        until = min(round(_BAR * carried / whole), _BAR)
         bar.append("━" * (until - filled), COLOURS.get(stretch.interface or "", _OTHER))
         filled = until
     bar.append("━" * (_BAR - filled), "grey23")
     return bar
 
 
-def _style(lane: Progress, now: float) -> str:
+def _style(client: Client, lane: Progress, now: float) -> str:
     if lane.ended is not None:
         return "green" if lane.whole else "red"
-    return "red" if now - lane.last_byte >= _STALL else COLOURS.get(lane.interface or "", _OTHER)
+    return "red" if now - lane.last_byte >= _STALL else COLOURS.get(client.interface or "", _OTHER)

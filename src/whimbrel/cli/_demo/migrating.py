@@ -1,4 +1,4 @@
-"""The client that moves, as a process: fetches one URL with `whimbrel.http` and tells how it goes.
+"""The client that moves, as a process: fetches with `whimbrel.http`, sends a file, or both, and tells how it goes.
 
 A process of its own, since the laboratory's threads would otherwise compete with its event loop for the interpreter.
 """
@@ -6,34 +6,33 @@ A process of its own, since the laboratory's threads would otherwise compete wit
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import math
+import os
 import signal
 import sys
-import time
-from collections import deque
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 import whimbrel
 from whimbrel import Migration, PathMigrated, http
-from whimbrel.cli._demo.messages import Reporter
-from whimbrel.cli._demo.report import gap_around
+from whimbrel.cli._demo.messages import INTERVAL, Arrival, Direction, Reporter
 from whimbrel.network import route_to
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from whimbrel.http import ConnectOptions
-
-
-_SETTLED = 0.5
-"""Seconds after a move when its gap is told; the report looks longer."""
 
 
 class Order(TypedDict):
     """What is to be done: the process's only argument, as JSON."""
 
+    directions: list[Direction]
     url: str
-    cafile: str
+    cafile: str | None
+    upload_url: str | None
+    upload_file: str | None
     sockets: Literal["pinned", "unconnected", "connected"]
     auto: bool
     keepalive: float | None
@@ -48,8 +47,7 @@ def main() -> None:
 
 
 async def _run(order: Order, reporter: Reporter) -> None:
-    download = _Download(reporter)
-    task = asyncio.ensure_future(download.fetch(order))
+    task = asyncio.ensure_future(_transfer(order, reporter))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     error = None
     try:
@@ -58,68 +56,94 @@ async def _run(order: Order, reporter: Reporter) -> None:
         error = "stopped"
     except (whimbrel.WhimbrelError, OSError) as failure:
         error = str(failure)
-    reporter.ended(
-        error=error, received=download.received, sha256=download.digest.hexdigest(), samples=download.samples
-    )
+    if error is not None:
+        for direction in order["directions"]:
+            reporter.tell("ended", direction=direction, error=error)
 
 
-class _Download:
-    def __init__(self, reporter: Reporter) -> None:
-        self.received = 0
-        self.digest = hashlib.sha256()
-        self.samples: list[tuple[float, int]] = []
-        self._reporter = reporter
-        self._moves: deque[tuple[float, float]] = deque()  # Time, and when the old network began to be silent.
-        self._before = -math.inf  # When the network had changed before.
+async def _transfer(order: Order, reporter: Reporter) -> None:
+    url = http.Url.parse(order["url"])
+    options: ConnectOptions = {
+        "verify": True if order["cafile"] is None else order["cafile"],
+        "keepalive": order["keepalive"],
+        "migration": Migration(sockets=order["sockets"], auto=order["auto"]),
+    }
+    async with http.connect(url.host, url.port, **options) as client:
+        connection = client.connection
+        changes = connection.path_changes()
+        watching = [
+            asyncio.create_task(_tell_changes(changes, reporter)),
+            asyncio.create_task(_tell_network(connection, reporter)),
+        ]
+        works = {"down": _download, "up": _upload}
+        tasks = [asyncio.create_task(works[direction](order, client, reporter)) for direction in order["directions"]]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in (*tasks, *watching):
+                task.cancel()
 
-    async def fetch(self, order: Order) -> None:
-        url = http.Url.parse(order["url"])
-        options: ConnectOptions = {
-            "verify": order["cafile"],
-            "keepalive": order["keepalive"],
-            "migration": Migration(sockets=order["sockets"], auto=order["auto"]),
-        }
-        async with http.connect(url.host, url.port, **options) as client:
-            watching = asyncio.create_task(self._watch(client.connection))
-            try:
-                response = await client.request("GET", url.target)
-                if response.status != 200:
-                    raise OSError(f"{url}: the server answered {response.status}")
-                async with response:
-                    async for chunk in response:
-                        self._take(chunk, client.connection)
-            finally:
-                watching.cancel()
 
-    def _take(self, chunk: bytes, connection: whimbrel.Connection) -> None:
-        now = time.monotonic()
-        self.received += len(chunk)
-        self.samples.append((now, len(chunk)))
-        self.digest.update(chunk)
-        if self._reporter.is_due(now):
-            self._reporter.received(now, self.received, _interface(connection))
-            if self._moves and now > self._moves[0][0] + _SETTLED:
-                began = self._moves.popleft()[1]
-                until = self._moves[0][1] if self._moves else math.inf
-                gap = gap_around(self.samples, began, since=self._before, until=until)
-                self._reporter.changed(change="Gap", seconds=gap)
-                self._before = began
+async def _download(order: Order, client: http.Client, reporter: Reporter) -> None:
+    arrival = Arrival(reporter, "down")
+    url = http.Url.parse(order["url"])
+    try:
+        response = await client.request("GET", url.target)
+        if response.status != HTTPStatus.OK:
+            where = response.headers.get("location")
+            raise OSError(f"{url}: the server answered {response.status}{f' and names {where}' if where else ''}")
+        length = response.headers.get("content-length", "")
+        if length.isascii() and length.isdigit():
+            arrival.expect(int(length))
+        async with response:
+            async for chunk in response:
+                arrival.take(chunk)
+    except BaseException:
+        arrival.flush()
+        raise
+    arrival.end()
 
-    async def _watch(self, connection: whimbrel.Connection) -> None:
-        async for change in connection.path_changes():
-            if isinstance(change, PathMigrated):
-                silence = change.silence if math.isfinite(change.silence) else 0.0
-                self._moves.append((change.new.since, change.new.since - silence))
-                self._reporter.changed(
-                    change="PathMigrated",
-                    since=change.new.since,
-                    source=change.old.interface,
-                    target=change.new.interface,
-                    reason=change.reason,
-                )
-            else:
-                facts = {name: getattr(change, name) for name in type(change).__dataclass_fields__}
-                self._reporter.changed(change=type(change).__name__, **facts)
+
+async def _upload(order: Order, client: http.Client, reporter: Reporter) -> None:
+    """Send the file. What arrives, and when, is for the server to say."""
+    assert order["upload_url"] is not None, "an upload goes somewhere"
+    assert order["upload_file"] is not None, "there is something to upload"
+    url = http.Url.parse(order["upload_url"])
+    with open(order["upload_file"], "rb") as body:  # noqa: ASYNC230, PTH123 (a small file that was just written)
+        headers = {"content-length": str(os.fstat(body.fileno()).st_size)}
+        response = await client.request("PUT", url.target, headers=headers, body=body)
+        async with response:
+            if response.status not in (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT):
+                raise OSError(f"{url}: the server answered {response.status}")
+            await response.read()
+    reporter.tell("answered", direction="up", error=None)
+
+
+async def _tell_changes(changes: AsyncIterator[whimbrel.PathChange], reporter: Reporter) -> None:
+    async for change in changes:
+        if isinstance(change, PathMigrated):
+            reporter.tell(
+                "changed",
+                change="PathMigrated",
+                since=change.new.since,
+                source=change.old.interface,
+                target=change.new.interface,
+                reason=change.reason,
+                silence=change.silence if math.isfinite(change.silence) else 0.0,
+            )
+        else:
+            facts = {name: getattr(change, name) for name in type(change).__dataclass_fields__}
+            reporter.tell("changed", change=type(change).__name__, **facts)
+
+
+async def _tell_network(connection: whimbrel.Connection, reporter: Reporter) -> None:
+    """Tell which network carries it, whenever that is another one."""
+    told = None
+    while True:
+        if (now := _interface(connection)) != told:
+            reporter.tell("over", interface=now)
+            told = now
+        await asyncio.sleep(INTERVAL)
 
 
 def _interface(connection: whimbrel.Connection) -> str | None:

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whimbrel.cli._demo.crossing import BIN
-from whimbrel.cli._demo.report import duration, fate, name, rates, sentence
+from whimbrel.cli._demo.report import WAYS, bins, duration, fate, name, rates, sentence
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from whimbrel.cli._demo.lane import Client
+    from whimbrel.cli._demo.messages import Direction
     from whimbrel.cli._demo.report import Happened, Moved, Report
     from whimbrel.testing import Sample
 
@@ -57,26 +61,44 @@ def draw(report: Report, stem: Path) -> tuple[Path, Path]:
 
 def _draw(report: Report, figure: Figure) -> None:
     crossing = report.crossing
-    captured = crossing.captured
-    count = len(crossing.lanes)
-    lanes = figure.subplots(count, 1, sharex=True, squeeze=False, height_ratios=(2, 1)[:count])[:, 0]
+    curves = list(_curves(report))
+    heights = [2 if client is crossing.migrating else 1 for client, *_ in curves]
+    figure.set_size_inches(9, 2.0 + 0.935 * sum(heights))
+    lanes = list(figure.subplots(len(curves), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
     upper, last = lanes[0], lanes[-1]
-    _lane(upper, {interface: each.migrating for interface, each in captured.items()}, report)
-    if crossing.standing is not None:
-        _lane(last, {interface: each.standing for interface, each in captured.items()}, report)
-        how = f"Python's http.client over TCP ({crossing.congestion_control})"
-        last.set_title(f"{how}: {fate(crossing.standing)}", loc="left", fontsize=10, fontweight="bold")
-    _mark(report, list(lanes))
-    plan = crossing.plan
-    migrating = crossing.migrating
+    for axes, (client, direction, by_interface) in zip(lanes, curves, strict=True):
+        _lane(axes, by_interface, report)
+        lead = 10 if axes is upper else 6
+        axes.set_title(_title(report, client, direction), loc="left", fontsize=10, fontweight="bold", pad=lead)
+    _mark(report, lanes)
     # Beside the lower axis' name, where no title can reach it.
     figure.legend(*upper.get_legend_handles_labels(), loc="lower right", frameon=False, ncols=2, borderaxespad=0.1)
-    upper.set_title(
-        f"whimbrel, {plan.sockets} sockets: {fate(migrating)}{', hash equal' if report.sha256_equal else ''}",
-        loc="left", fontsize=10, fontweight="bold", pad=10,
-    )  # fmt: skip
     last.set_xlabel("seconds")
     last.set_xlim(0, crossing.ended - crossing.began)
+
+
+def _curves(report: Report) -> Iterator[tuple[Client, Direction, dict[str, list[Sample]]]]:
+    """Go through what is drawn: bytes by network, downloads as captured, uploads as their receiver had them."""
+    crossing = report.crossing
+    for client in crossing.clients:
+        for direction, transfer in client.transfers.items():
+            if direction == "up" or not crossing.captured:
+                yield client, direction, {name_: bins(each, BIN) for name_, each in transfer.carried.items()}
+                continue
+            ours = client is crossing.migrating
+            captured = crossing.captured.items()
+            yield client, direction, {name_: each.migrating if ours else each.standing for name_, each in captured}
+
+
+def _title(report: Report, client: Client, direction: Direction) -> str:
+    crossing = report.crossing
+    way = "" if crossing.plan.direction == "down" else f", {WAYS[direction]}"
+    text = f"{fate(client.transfers[direction])}"
+    if client is not crossing.migrating:
+        control = f" ({crossing.congestion_control})" if crossing.congestion_control else ""
+        return f"Python's http.client over TCP{control}{way}: {text}"
+    equal = ", hash equal" if report.equal(direction) else ""
+    return f"whimbrel, {crossing.plan.sockets} sockets{way}: {text}{equal}"
 
 
 def _lane(axes: Axes, by_interface: dict[str, list[Sample]], report: Report) -> None:
@@ -127,8 +149,11 @@ def labels_of(report: Report) -> list[tuple[float, str]]:
         what = "" if happened is None else sentence(happened.event)
         labels.append((at, f"{what}\n{_cost(happened, moves)}".strip()))
     if len(labels) > _LABELLED:
-        longest = max(happened.gap for happened in report.events)
-        return [(labels[0][0], f"{report.crossing.plan.scenario.about}\nlongest gap {duration(longest)}")]
+        changes: list[Happened | Moved] = [*report.events, *report.moves]
+        longest = max(gap.seconds for change in changes for gap in change.gaps.values())
+        scenario = report.crossing.plan.scenario
+        about = f"{len(report.moves)} moves" if scenario is None else scenario.about
+        return [(labels[0][0], f"{about}\nlongest gap {duration(longest)}")]
     return labels
 
 
@@ -143,8 +168,15 @@ def rows_of(labels: list[tuple[float, str]], span: float) -> list[int]:
 
 
 def _cost(happened: Happened | None, moves: list[Moved]) -> str:
-    if happened is not None and happened.resumption is not None:
-        return f"resumed after {duration(happened.resumption)}"
-    gap = moves[0].gap if moves else happened.gap if happened is not None else 0.0
+    if happened is not None and happened.resumptions is not None:
+        return f"resumed after {_each(happened.resumptions)}"
+    gaps = moves[0].gaps if moves else happened.gaps if happened is not None else {}
     to = f"to {name(moves[0].target)}, " if moves else ""
-    return f"{to}gap {duration(gap)}" if math.isfinite(gap) else "and that was all"
+    lengths = {direction: gap.seconds for direction, gap in gaps.items()}
+    return f"{to}gap {_each(lengths)}" if all(map(math.isfinite, lengths.values())) else "and that was all"
+
+
+def _each(seconds: dict[Direction, float]) -> str:
+    if len(seconds) == 1:
+        return "".join(map(duration, seconds.values()))
+    return ", ".join(f"{direction} {duration(each)}" for direction, each in seconds.items())

@@ -1,7 +1,12 @@
-"""Who has the file: programs of others, run as themselves in the laboratory, with certificates of the demo's own."""
+"""Who has the file: our own server, or programs of others, each a process in the laboratory.
+
+With certificates of the demo's own. Whoever serves HTTP/3 has a companion that serves the other client over TCP, where
+it does not do that itself.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,10 +20,11 @@ if TYPE_CHECKING:
     from whimbrel.testing import Laboratory
 
 PORT = 443
-FILE = "file.bin"
+FILE, UPLOAD = "file.bin", "upload.bin"
 _START_PATIENCE = 10.0
 
-ServerName = Literal["caddy", "gtlsserver"]
+ServerName = Literal["caddy", "gtlsserver", "whimbrel"]
+Dispatch = Literal["wildcard", "connected"]
 
 
 class ServerMissing(Exception):
@@ -39,6 +45,24 @@ class Site:
     @property
     def url(self) -> str:
         return f"https://{self.address}:{PORT}/{FILE}"
+
+    @property
+    def upload_url(self) -> str:
+        return f"https://{self.address}:{PORT}/{UPLOAD}"
+
+    @property
+    def upload_source(self) -> Path:
+        """What the device uploads."""
+        return self.folder / UPLOAD
+
+    @property
+    def uploads(self) -> Path:
+        """Where the server keeps what it is sent."""
+        return self.folder / "uploads"
+
+    @property
+    def upload_target(self) -> Path:
+        return self.uploads / UPLOAD
 
     @property
     def root(self) -> Path:
@@ -65,6 +89,7 @@ class Site:
         import trustme
 
         self.root.mkdir()
+        self.uploads.mkdir()
         authority = trustme.CA(organization_name="whimbrel demo")
         authority.cert_pem.write_to_path(str(self.cafile))
         issued = authority.issue_cert(self.address)
@@ -78,20 +103,66 @@ def find(server: ServerName) -> None:
     Raises:
         ServerMissing: it is not there.
     """
-    _caddy()  # The client that stays talks TCP to it, whoever answers over UDP.
+    if server != "whimbrel":
+        _caddy()  # The client that stays talks TCP to it, whoever answers over UDP.
     if server == "gtlsserver":
         _gtlsserver()
 
 
-def start(lab: Laboratory, site: Site, server: ServerName) -> None:
+def start(
+    lab: Laboratory, site: Site, server: str, dispatch: Dispatch | None, *, other_client: bool
+) -> subprocess.Popen[bytes] | None:
     """Start it; returns when it takes connections.
+
+    Args:
+        lab: where.
+        site: what it serves.
+        server: a `ServerName`.
+        dispatch: of our own.
+        other_client: whether there is anybody to serve over TCP.
+
+    Returns:
+        Our own, which tells of uploads on its standard output; None for the others.
 
     Raises:
         ServerFailed: it did not come up.
     """
+    if server == "whimbrel":
+        if other_client:
+            order = {"root": str(site.root), "address": site.address, "port": PORT}
+            order |= {"certificate": str(site.certificate), "key": str(site.key)}
+            _start(lab, module("tcp_server", order), site.folder / "tcp_server.log", environment(), tables=["tcp"])
+        return _start_ours(lab, site, dispatch or "wildcard")
     _start_caddy(lab, site, protocols="h1 h2 h3" if server == "caddy" else "h1 h2")
     if server == "gtlsserver":
         _start_gtlsserver(lab, site)
+    return None
+
+
+def module(name: str, order: dict[str, object]) -> list[str]:
+    """Return the command for one of the demo's processes, which takes its order as an argument."""
+    # -P: modules come from where they are installed, not from whatever lies in the current folder.
+    return [sys.executable, "-P", "-m", f"whimbrel.cli._demo.{name}", json.dumps(order)]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for such a process: it imports this very package."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path}
+
+
+def _start_ours(lab: Laboratory, site: Site, dispatch: Dispatch) -> subprocess.Popen[bytes]:
+    order: dict[str, object] = {
+        "root": str(site.root),
+        "uploads": str(site.uploads),
+        "address": site.address,
+        "port": PORT,
+        "certificate": str(site.certificate),
+        "key": str(site.key),
+        "dispatch": dispatch,
+    }
+    argv, log = module("serving", order), site.folder / "whimbrel.log"
+    return _start(lab, argv, log, environment(), tables=["udp"], stdout=subprocess.PIPE)
 
 
 def _start_caddy(lab: Laboratory, site: Site, *, protocols: str) -> None:
@@ -121,10 +192,21 @@ def _start_gtlsserver(lab: Laboratory, site: Site) -> None:
     _start(lab, [*argv, str(site.certificate)], site.folder / "gtlsserver.log", None, tables=["udp"])
 
 
-def _start(lab: Laboratory, argv: list[str], log: Path, env: dict[str, str] | None, *, tables: list[str]) -> None:
+def _start(
+    lab: Laboratory,
+    argv: list[str],
+    log: Path,
+    env: dict[str, str] | None,
+    *,
+    tables: list[str],
+    stdout: int | None = None,
+) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         # A session of its own: Ctrl-C is for the demo, which then ends this one.
-        process = lab.popen("srv", argv, stdout=output, stderr=output, env=env, start_new_session=True)
+        process = lab.popen(
+            "srv", argv, stdin=subprocess.DEVNULL, stdout=output if stdout is None else stdout, stderr=output,
+            env=env, start_new_session=True,
+        )  # fmt: skip
     give_up = time.monotonic() + _START_PATIENCE
     while not all(_listens(process.pid, table) for table in tables):
         try:
@@ -133,7 +215,12 @@ def _start(lab: Laboratory, argv: list[str], log: Path, env: dict[str, str] | No
             if time.monotonic() < give_up:
                 continue
         said = log.read_text(errors="replace").strip().splitlines()
-        raise ServerFailed(f"{Path(argv[0]).name} did not start: {said[-1] if said else 'it said nothing'}")
+        raise ServerFailed(f"{_name(argv)} did not start: {said[-1] if said else 'it said nothing'}")
+    return process
+
+
+def _name(argv: list[str]) -> str:
+    return "the demo's own server" if argv[0] == sys.executable else Path(argv[0]).name
 
 
 def _listens(process: int, table: str) -> bool:

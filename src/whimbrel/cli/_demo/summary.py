@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TextIO
 
-from whimbrel.cli._demo.report import duration, fate, name, sentence
+from whimbrel.cli._demo.report import WAYS, carried_by, duration, fate, name, sentence
 from whimbrel.cli._progress import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from whimbrel.cli._demo.lane import Progress
+    from whimbrel.cli._demo.messages import Direction
     from whimbrel.cli._demo.report import Happened, Moved, Report
+    from whimbrel.testing import Gap
 
 _STILL = {
     "black-hole": "the kernel goes on preferring a network that carries nothing",
@@ -43,21 +46,41 @@ def show(report: Report, output: TextIO) -> None:
 def parts(report: Report) -> Iterator[str | Table]:
     """Return its parts, in order."""
     crossing = report.crossing
-    migrating = crossing.migrating
-    if migrating.whole:
-        rate = migrating.received * 8e-6 / report.seconds
-        equal = "equal" if report.sha256_equal else "DIFFERENT"
-        yield f"whimbrel: {size(migrating.received)} in {report.seconds:.1f} s, {rate:.0f} Mbit/s, SHA-256 {equal}"
-    else:
-        yield f"whimbrel: {fate(migrating)}"
+    for direction, transfer in crossing.migrating.transfers.items():
+        yield f"whimbrel{_way(report, direction)}: {_outcome(report, transfer)}"
     if crossing.standing is not None:
-        yield f"http.client (TCP, {crossing.congestion_control}): {fate(crossing.standing)}"
-    if report.events:
-        yield Table(("at", "what happened", "what whimbrel did", "gap"), list(_story(report)))
-    yield Table(("network", "bytes", "connection IDs to server", "to client", "probes"), list(_networks(report)))
-    yield _linkable(report)
+        how = ", ".join(filter(None, ["TCP", crossing.congestion_control]))
+        for direction, transfer in crossing.standing.transfers.items():
+            yield f"http.client ({how}){_way(report, direction)}: {fate(transfer)}"
+    if report.sha256_equal is None:
+        yield "The other client has no whole copy, so nothing can be said of the hash."
+    if report.events or (crossing.plan.scenario is None and report.moves):
+        gaps = [f"gap {direction}" for direction in report.directions] if len(report.directions) > 1 else ["gap"]
+        yield Table(("at", "what happened", "what whimbrel did", *gaps), list(_story(report)))
+    if crossing.captured:
+        yield Table(("network", "bytes", "connection IDs to server", "to client", "probes"), list(_networks(report)))
+        yield _linkable(report)
+    else:
+        rows: list[tuple[str, ...]] = [
+            (_network(interface), size(count)) for interface, count in carried_by(crossing).items()
+        ]
+        yield Table(("network", "bytes"), rows)
+        yield "Nothing was captured, so which connection IDs were seen where is not known."
     if (why := _by_design(report)) is not None:
         yield why
+
+
+def _way(report: Report, direction: Direction) -> str:
+    return f", {WAYS[direction]}" if report.crossing.plan.direction != "down" else ""
+
+
+def _outcome(report: Report, transfer: Progress) -> str:
+    if not transfer.whole:
+        return fate(transfer)
+    seconds = max((transfer.ended or 0.0) - transfer.began, 1e-3)
+    rate = transfer.received * 8e-6 / seconds
+    equal = {True: "equal", False: "DIFFERENT", None: "unknown"}[report.equal(transfer.direction)]
+    return f"{size(transfer.received)} in {seconds:.1f} s, {rate:.0f} Mbit/s, SHA-256 {equal}"
 
 
 def _story(report: Report) -> Iterator[tuple[str, ...]]:
@@ -65,35 +88,44 @@ def _story(report: Report) -> Iterator[tuple[str, ...]]:
     began = report.crossing.began
     for happened, moves in report.story():
         if happened is None:
-            yield _moved(moves[0], began)
+            yield _moved(report, moves[0], began)
         else:
             at = happened.event.time - began
-            yield f"{at:.2f} s", sentence(happened.event), _did(happened, moves), _gap(happened)
+            gaps = (_gap(happened, direction) for direction in report.directions)
+            yield f"{at:.2f} s", sentence(happened.event), _did(happened, moves), *gaps
 
 
 def _did(happened: Happened, moves: list[Moved]) -> str:
     if moves:
         after = (moves[0].at - happened.event.time) * 1000
         return f"{name(moves[0].source)} → {name(moves[0].target)} after {after:.0f} ms ({moves[0].reason})"
-    return "went on" if happened.resumption is not None else "stayed"
+    return "went on" if happened.resumptions is not None else "stayed"
 
 
-def _gap(happened: Happened) -> str:
-    if happened.resumption is not None:
-        return f"resumed after {duration(happened.resumption)}"
-    return duration(happened.gap)
+def _gap(happened: Happened, direction: Direction) -> str:
+    if happened.resumptions is not None:
+        return f"resumed after {duration(happened.resumptions[direction])}"
+    return _length(happened.gaps, direction)
 
 
-def _moved(move: Moved, began: float) -> tuple[str, ...]:
+def _moved(report: Report, move: Moved, began: float) -> tuple[str, ...]:
     what = f"{name(move.source)} → {name(move.target)} ({move.reason})"
-    return f"{move.at - began:.2f} s", "", what, duration(move.gap)
+    return f"{move.at - began:.2f} s", "", what, *(_length(move.gaps, direction) for direction in report.directions)
+
+
+def _length(gaps: dict[Direction, Gap], direction: Direction) -> str:
+    return duration(gaps[direction].seconds) if direction in gaps else "was done"
 
 
 def _networks(report: Report) -> Iterator[tuple[str, ...]]:
     for interface, captured in report.crossing.captured.items():
         ids = captured.connection_ids
         counts = (len(ids.to_server), len(ids.to_client), ids.probes)
-        yield f"{name(interface)} ({interface})", size(captured.bytes), *(str(count) for count in counts)
+        yield _network(interface), size(captured.bytes), *(str(count) for count in counts)
+
+
+def _network(interface: str) -> str:
+    return interface if name(interface) == interface else f"{name(interface)} ({interface})"
 
 
 def _linkable(report: Report) -> str:
@@ -105,11 +137,11 @@ def _linkable(report: Report) -> str:
 
 def _by_design(report: Report) -> str | None:
     plan = report.crossing.plan
-    if report.failure is None or plan.sockets == "pinned":
+    if report.failure is None or plan.sockets == "pinned" or plan.scenario is None:
         return None
     if (why := _STILL.get(plan.scenario.name)) is not None:
         return f"{plan.sockets.capitalize()} sockets cannot survive this: {why}. Pinned ones can."
-    if plan.sockets == "unconnected" and not plan.auto and plan.keepalive is None:
+    if plan.sockets == "unconnected" and not plan.auto and plan.keepalive is None and plan.direction == "down":
         return (
             "Without a watch-dog, a pure download sends nothing after a cut, so the server never learns: --keepalive 1."
         )
@@ -134,7 +166,7 @@ def _print_rich(part: str | Table, output: TextIO) -> None:
         return
     table = RichTable(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for title in part.head:
-        table.add_column(title, justify="right" if title in ("at", "gap", "bytes") else "left")
+        table.add_column(title, justify="right" if title.startswith(("at", "gap", "bytes")) else "left")
     for row in part.rows:
         table.add_row(*row)
     console.print(table)
