@@ -46,7 +46,7 @@ class Process:
     def __init__(self, title: str, argv: Sequence[str]) -> None:
         self._title = title
         self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=_environment(), cwd=HERE
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment(), cwd=HERE
         )
 
     @property
@@ -114,6 +114,10 @@ class Server:
         """Connections accepted, resident bytes and, from those in Python, processor seconds."""
         return self._process.ask("usage")
 
+    def descriptors(self) -> int:
+        """How many descriptors it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     def wait_for(self, connections: int) -> Figures:
         """Wait until so many connections stand; a client is done with its handshake before the server is."""
         give_up = time.monotonic() + PATIENCE
@@ -159,6 +163,16 @@ def _settings(idle_timeout: float) -> list[str]:
     names = ("stream_window", "connection_window", "max_streams", "send_buffer")
     settings = {name: getattr(limits, name) for name in names} | {"idle_timeout": idle_timeout, "initial_rtt": 0.1}
     return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which the programs are found."""
+    return os.environ | {"PYTHONPATH": str(HERE)}
+
+
+def descriptor_limit() -> int:
+    """How many descriptors a process may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def build_native() -> str | None:
@@ -324,7 +338,3 @@ def significant(value: float) -> str:
 
 def _program() -> list[str]:
     return [sys.executable, "-m", "programs"]
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(HERE)}
