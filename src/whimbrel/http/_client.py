@@ -1,39 +1,28 @@
-"""The client's end of an HTTP/3 connection: its control streams, and the requests on it (RFC 9114 §3.3, §6.2).
+"""The client's end of an HTTP/3 connection, and the requests on it (RFC 9114 §3.3).
 
-Each request is read and written by the task that made it (`_response`). What all share is here: two tasks write and
-read the control and QPACK streams, so that no cancelled request can leave half an instruction on them.
+Each request is read and written by the task that made it (`_response`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
-from contextlib import suppress
-from functools import partial
+from collections.abc import AsyncIterable, AsyncIterator, Generator
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias, TypedDict, Unpack
 
 import whimbrel
 from whimbrel._config import Limits, Migration
 from whimbrel._errors import (
     LocalProtocolError,
-    RemoteProtocolError,
-    StreamReset,
-    StreamStopped,
     WhimbrelError,
 )
-from whimbrel._stream import ReceiveStream, SendStream
-from whimbrel.http._aioquic import AioquicHttp3
 from whimbrel.http._headers import Headers, HeadersLike, field_section, request_headers
 from whimbrel.http._protocol import (
     ConnectionFailed,
     ErrorCode,
-    Event,
-    GoAway,
-    Http3,
-    code_name,
 )
 from whimbrel.http._response import RequestRejected, Response
+from whimbrel.http._session import Session
 from whimbrel.http._url import DEFAULT_PORT, Url, authority
 
 if TYPE_CHECKING:
@@ -41,11 +30,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from whimbrel._connection import Connection
+    from whimbrel._stream import Stream
 
 Body: TypeAlias = bytes | bytearray | memoryview | AsyncIterable[bytes] | BinaryIO
 """What a request may carry: bytes, an asynchronous source of them, or a file opened for reading in binary."""
-
-CONTROL_STREAMS = 3  # Control, QPACK encoder, QPACK decoder (RFC 9114 §6.2.1, RFC 9204 §4.2).
 
 _log = logging.getLogger("whimbrel")
 
@@ -82,7 +70,7 @@ def connect(url: str, port: int | None = None, **options: Unpack[ConnectOptions]
     return _Connect(url, DEFAULT_PORT if port is None else port, options)
 
 
-class Client:
+class Client(Session):
     """Requests over one HTTP/3 connection, as many at once as the server allows.
 
     Made by `connect`, or over a `whimbrel.Connection` that speaks ``h3``: ``async with Client(connection, "host")``.
@@ -92,19 +80,13 @@ class Client:
         authority: host, and port where it is not 443, as in a URL.
     """
 
-    connection: Connection
-    http3: Http3
+    _other_end = "the server"
 
     def __init__(self, connection: Connection, authority: str) -> None:
-        self.connection = connection
+        super().__init__(connection, authority)
         self.authority = authority
-        self._control: dict[int, SendStream] = {}
-        self._control_wanted = asyncio.Event()
         self._responses: dict[int, Response] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._goaway: int | None = None
-        self._failure: ConnectionFailed | None = None
-        self._closed = False
 
     async def request(
         self,
@@ -163,14 +145,12 @@ class Client:
         for response in list(self._responses.values()):
             await response.close()
         await self.connection.close(ErrorCode.H3_NO_ERROR, linger=linger)
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._stop()
 
     async def __aenter__(self) -> Self:
         try:
-            await self._start()
+            await self._start(is_client=True)
+            self._spawn(self._accept)
         except BaseException:
             await self.close(linger=0.0)
             raise
@@ -183,40 +163,11 @@ class Client:
 
     # For the responses ------------------------------------------------------------------------------------------------
 
-    def control_ready(self) -> None:
-        """The HTTP layer may have bytes for the control streams."""
-        self._control_wanted.set()
-
     def stream_done(self, stream: int) -> None:
         """A response is over."""
         self._responses.pop(stream, None)
 
-    def connection_failed(self, event: ConnectionFailed) -> None:
-        """The server broke a rule of the connection: close it, and say why."""
-        if self._failure is None and not self._closed:
-            self._failure = event
-            _log.debug("%s broke the protocol: %s", self.authority, event.reason)
-            self._spawn(partial(self.connection.close, event.code, event.reason, linger=0.0))
-
-    def failure(self) -> RemoteProtocolError | None:
-        """What the server did wrong, once it has."""
-        if self._failure is None:
-            return None
-        text = f"the server broke the HTTP/3 protocol: {self._failure.reason} ({code_name(self._failure.code)})"
-        return RemoteProtocolError(text, peer=self.authority)
-
     # Inside -----------------------------------------------------------------------------------------------------------
-
-    async def _start(self) -> None:
-        streams = [await self.connection.open_send_stream() for _ in range(CONTROL_STREAMS)]
-        for stream in streams:
-            # Open for as long as the connection is: nothing is due because of them.
-            stream.background()
-        self._control = {stream.id: stream for stream in streams}
-        self.http3 = AioquicHttp3([stream.id for stream in streams])
-        await self._flush_control()
-        self._spawn(self._write_control)
-        self._spawn(self._accept)
 
     def _check_open(self) -> None:
         if failure := self.failure():
@@ -227,48 +178,10 @@ class Client:
             text = "the server takes no more requests on this connection"
             raise RequestRejected(ErrorCode.H3_REQUEST_REJECTED, text, peer=self.authority)
 
-    async def _write_control(self) -> None:
-        while await self._control_wanted.wait():
-            self._control_wanted.clear()
-            await self._flush_control()
-
-    async def _flush_control(self) -> None:
-        for stream, data in self.http3.take_control():
-            try:
-                await self._control[stream].write(data)
-            except StreamStopped as stopped:
-                self._apply(self.http3.stop_received(stream, stopped.code))
-
-    async def _accept(self) -> None:
-        while True:
-            stream = await self.connection.accept_stream()
-            if isinstance(stream, SendStream):
-                # RFC 9114 §6.1: only an extension that we asked for may have servers open these.
-                reason = "the server opened a bidirectional stream"
-                self.connection_failed(ConnectionFailed(ErrorCode.H3_STREAM_CREATION_ERROR, reason))
-                return
-            stream.background()
-            self._spawn(partial(self._read_control, stream))
-
-    async def _read_control(self, stream: ReceiveStream) -> None:
-        try:
-            while data := await stream.read(1 << 16):
-                self._apply(self.http3.receive(stream.id, data))
-        except StreamReset as reset:
-            self._apply(self.http3.reset_received(stream.id, reset.code))
-        else:
-            self._apply(self.http3.receive(stream.id, b"", ended=True))
-
-    def _apply(self, events: list[Event]) -> None:
-        for event in events:
-            match event:
-                case GoAway(stream=first):
-                    self._going_away(first)
-                case ConnectionFailed():
-                    self.connection_failed(event)
-                case _:
-                    raise AssertionError(f"{event} has nothing to do with a control stream")
-        self.control_ready()
+    async def _accepted(self, stream: Stream) -> None:
+        # RFC 9114 §6.1: only an extension that we asked for may have servers open these.
+        reason = "the server opened a bidirectional stream"
+        self.connection_failed(ConnectionFailed(ErrorCode.H3_STREAM_CREATION_ERROR, reason))
 
     def _going_away(self, first: int) -> None:
         _log.debug("%s takes no more requests on this connection", self.authority)
@@ -276,11 +189,6 @@ class Client:
         for stream, response in list(self._responses.items()):
             if stream >= first:
                 response._reject()
-
-    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
-        task = asyncio.create_task(_quietly(work), name="whimbrel-http")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 class _Connect:
@@ -306,12 +214,6 @@ class _Connect:
     async def _connect(self) -> Client:
         connection = await whimbrel.connect(self._host, self._port, alpn="h3", **self._options)
         return await Client(connection, authority(self._host, self._port)).__aenter__()
-
-
-async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
-    # That the connection ended is told to whoever waits for a response.
-    with suppress(WhimbrelError):
-        await work()
 
 
 def _pieces(body: Body | None) -> AsyncIterator[bytes | memoryview] | None:

@@ -1,0 +1,144 @@
+"""What both ends of an HTTP/3 connection do: the control and QPACK streams (RFC 9114 §6.2), and failing as a whole.
+
+Each request is read and written by a task of its own. What all share is here: two tasks write and read the control
+streams, so that no cancelled request can leave half an instruction on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from whimbrel._errors import RemoteProtocolError, StreamReset, StreamStopped, WhimbrelError
+from whimbrel._stream import ReceiveStream, SendStream, Stream
+from whimbrel.http._aioquic import AioquicHttp3
+from whimbrel.http._protocol import ConnectionFailed, Event, GoAway, Http3, code_name
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from whimbrel._connection import Connection
+
+CONTROL_STREAMS = 3  # Control, QPACK encoder, QPACK decoder (RFC 9114 §6.2.1, RFC 9204 §4.2).
+
+_log = logging.getLogger("whimbrel")
+
+
+class Session:
+    """One end of an HTTP/3 connection, as far as it is the same for both."""
+
+    connection: Connection
+    http3: Http3
+
+    _other_end: ClassVar[str]
+    """What messages call the peer."""
+
+    def __init__(self, connection: Connection, peer: str) -> None:
+        self.connection = connection
+        self._peer = peer
+        self._control: dict[int, SendStream] = {}
+        self._control_wanted = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: ConnectionFailed | None = None
+        self._closed = False
+
+    def control_ready(self) -> None:
+        """The HTTP layer may have bytes for the control streams."""
+        self._control_wanted.set()
+
+    def connection_failed(self, event: ConnectionFailed) -> None:
+        """The peer broke a rule of the connection: close it, and say why."""
+        if self._failure is None and not self._closed:
+            self._failure = event
+            _log.debug("%s broke the protocol: %s", self._peer, event.reason)
+            self._spawn(partial(self.connection.close, event.code, event.reason, linger=0.0))
+
+    def failure(self) -> RemoteProtocolError | None:
+        """What the peer did wrong, once it has."""
+        if self._failure is None:
+            return None
+        what = f"{self._failure.reason} ({code_name(self._failure.code)})"
+        return RemoteProtocolError(f"{self._other_end} broke the HTTP/3 protocol: {what}", peer=self._peer)
+
+    # For each end to fill in ------------------------------------------------------------------------------------------
+
+    async def _accepted(self, stream: Stream) -> None:
+        """The peer opened a stream in both directions."""
+        raise NotImplementedError
+
+    def _going_away(self, first: int) -> None:
+        """The peer said GOAWAY."""
+        raise NotImplementedError
+
+    # Inside -----------------------------------------------------------------------------------------------------------
+
+    async def _start(self, *, is_client: bool) -> None:
+        streams = [await self.connection.open_send_stream() for _ in range(CONTROL_STREAMS)]
+        for stream in streams:
+            # Open for as long as the connection is: nothing is due because of them.
+            stream.background()
+        self._control = {stream.id: stream for stream in streams}
+        self.http3 = AioquicHttp3([stream.id for stream in streams], is_client=is_client)
+        await self._flush_control()
+        self._spawn(self._write_control)
+
+    async def _stop(self) -> None:
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _write_control(self) -> None:
+        while await self._control_wanted.wait():
+            self._control_wanted.clear()
+            await self._flush_control()
+
+    async def _flush_control(self) -> None:
+        for stream, data in self.http3.take_control():
+            try:
+                await self._control[stream].write(data)
+            except StreamStopped as stopped:
+                self._apply(self.http3.stop_received(stream, stopped.code))
+
+    async def _accept(self) -> None:
+        while True:
+            stream = await self.connection.accept_stream()
+            if isinstance(stream, Stream):
+                await self._accepted(stream)
+            else:
+                stream.background()
+                self._spawn(partial(self._read_control, stream))
+
+    async def _read_control(self, stream: ReceiveStream) -> None:
+        try:
+            while data := await stream.read(1 << 16):
+                self._apply(self.http3.receive(stream.id, data))
+        except StreamReset as reset:
+            self._apply(self.http3.reset_received(stream.id, reset.code))
+        else:
+            self._apply(self.http3.receive(stream.id, b"", ended=True))
+
+    def _apply(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case GoAway(stream=first):
+                    self._going_away(first)
+                case ConnectionFailed():
+                    self.connection_failed(event)
+                case _:
+                    raise AssertionError(f"{event} has nothing to do with a control stream")
+        self.control_ready()
+
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(_quietly(work), name="whimbrel-http")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
+    # That the connection ended is told to whoever waits for a message.
+    with suppress(WhimbrelError):
+        await work()
