@@ -7,24 +7,41 @@
         async for chunk in response:
             ...
 
+    async def handler(request):
+        await request.respond(200, {"content-type": "text/plain"}, b"hello")
+
+    async with whimbrel.http.serve(handler, "localhost", 4433, cert=("chain.pem", "key.pem")) as server:
+        await server.serve_forever()
+
 May change at any time, until the documentation says otherwise.
 """
 
 from whimbrel.http._client import Body, Client, ConnectOptions, connect
+from whimbrel.http._files import FilePart
 from whimbrel.http._headers import Headers
 from whimbrel.http._protocol import ErrorCode
+from whimbrel.http._request import BodyTooShort, Content, Request
 from whimbrel.http._response import RequestRejected, Response
+from whimbrel.http._server import Handler, ServeOptions, Server, serve
 from whimbrel.http._url import InvalidUrl, Url
 
 __all__ = [
     "Body",
+    "BodyTooShort",
     "Client",
     "ConnectOptions",
+    "Content",
     "ErrorCode",
+    "FilePart",
+    "Handler",
     "Headers",
     "InvalidUrl",
+    "Request",
     "RequestRejected",
     "Response",
+    "ServeOptions",
+    "Server",
     "Url",
     "connect",
+    "serve",
 ]

@@ -11,11 +11,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pylsqpack
+from aioquic.buffer import encode_uint_var
 from aioquic.h3 import connection as h3_connection
 from aioquic.h3 import events as h3_events
 from aioquic.h3.connection import H3Connection, H3Stream, MessageError, ProtocolError, Setting
 from aioquic.quic import events as quic_events
 
+from whimbrel.http._headers import request_problem
 from whimbrel.http._protocol import (
     ConnectionFailed,
     DataReceived,
@@ -38,23 +40,27 @@ MAX_FIELD_SECTION = 64 << 10
 
 
 class AioquicHttp3:
-    """An `whimbrel.http._protocol.Http3` for the client's end.
+    """An `whimbrel.http._protocol.Http3` for either end.
 
     Args:
         control_streams: three unidirectional streams that we opened: control, QPACK encoder, QPACK decoder.
+        is_client: whether this end asks, or answers.
     """
 
-    def __init__(self, control_streams: Sequence[int]) -> None:
-        self._transport = _Transport(control_streams)
+    def __init__(self, control_streams: Sequence[int], *, is_client: bool = True) -> None:
+        self._transport = _Transport(control_streams, is_client=is_client)
         self._h3 = _Connection(self._transport)
         self._goaway: dict[int, _GoAwayReader] = {}
         self._last_goaway: int | None = None
+        self._is_client = is_client
+        self._control_stream = control_streams[0]
+        self._peer_unidirectional = _SERVER_UNIDIRECTIONAL if is_client else _CLIENT_UNIDIRECTIONAL
 
     def receive(self, stream: int, data: bytes, *, ended: bool = False) -> list[Event]:
         events: list[Event] = []
         if data:
             events += self._handle(quic_events.StreamDataReceived(data=data, end_stream=False, stream_id=stream))
-            if stream & 3 == _SERVER_UNIDIRECTIONAL and not self._transport.failure:
+            if stream & 3 == self._peer_unidirectional and not self._transport.failure:
                 events += self._read_goaway(stream, data)
         if ended:
             # By itself, so that what the headers say about the content is known when its length is checked.
@@ -78,6 +84,20 @@ class AioquicHttp3:
         self._h3.send_data(stream, data, end_stream=end)
         return self._transport.take_message()
 
+    def data_frame(self, stream: int, length: int) -> bytes:
+        # H3Connection checks that content comes after a header section: an empty frame asks it, and is not sent.
+        self._h3.send_data(stream, b"", end_stream=False)
+        self._transport.take_message()
+        return b"\x00" + encode_uint_var(length)
+
+    def end(self, stream: int) -> None:
+        # As if the peer had asked for no more: H3Connection then takes our half for ended.
+        self._handle(quic_events.StopSendingReceived(error_code=ErrorCode.H3_NO_ERROR, stream_id=stream))
+
+    def go_away(self, stream: int) -> None:
+        frame = h3_connection.encode_frame(h3_connection.FrameType.GOAWAY, encode_uint_var(stream))
+        self._transport.send_stream_data(self._control_stream, frame)
+
     def expect_no_content(self, stream: int) -> None:
         self._h3.without_content.add(stream)
 
@@ -96,6 +116,7 @@ class AioquicHttp3:
             return []
         events = self._translate(self._h3.handle_event(event))
         events += self._h3.take_malformed()
+        events += self._transport.take_incomplete()
         if self._transport.failure:
             events.append(self._transport.failure)
         return events
@@ -112,6 +133,9 @@ class AioquicHttp3:
             elif isinstance(event, h3_events.HeadersReceived):
                 if dict(event.headers).get(b":status") == b"304":
                     self.expect_no_content(event.stream_id)
+                if not self._is_client and (problem := self._request_problem(event)):
+                    events.append(problem)
+                    break
                 events.append(HeadersReceived(event.stream_id, event.headers))
                 pieces = []
             else:
@@ -127,22 +151,37 @@ class AioquicHttp3:
             return [self._transport.fail(ErrorCode.H3_FRAME_ERROR, str(error))]
         events: list[Event] = []
         for identifier in identifiers:
-            # RFC 9114 §5.2: a request's stream, and never more than was said before.
-            if identifier & 3 or (self._last_goaway is not None and identifier > self._last_goaway):
+            # RFC 9114 §5.2: a request's stream, where a server says it, and never more than was said before.
+            if (self._is_client and identifier & 3) or (
+                self._last_goaway is not None and identifier > self._last_goaway
+            ):
                 return [*events, self._transport.fail(ErrorCode.H3_ID_ERROR, f"GOAWAY names stream {identifier}")]
             self._last_goaway = identifier
             events.append(GoAway(identifier))
         return events
 
+    def _request_problem(self, event: h3_events.HeadersReceived) -> MessageMalformed | None:
+        """What H3Connection lets through as a request, and RFC 9114 does not."""
+        stream = event.stream_id
+        if not any(name.startswith(b":") for name, _ in event.headers):
+            return None  # Trailers: they were checked to have none.
+        # RFC 9114 §4.2.2: what a field costs, decoded. The table's entries make a section swell to the hundredfold.
+        if sum(len(name) + len(value) + 32 for name, value in event.headers) > MAX_FIELD_SECTION:
+            return MessageMalformed(stream, ErrorCode.H3_EXCESSIVE_LOAD, "its header section is too large")
+        reason = request_problem(event.headers)
+        return MessageMalformed(stream, ErrorCode.H3_MESSAGE_ERROR, reason) if reason else None
 
-_SERVER_UNIDIRECTIONAL = 3  # The low two bits of such a stream's id (RFC 9000 §2.1).
+
+# The low two bits of a unidirectional stream's id, by who opened it (RFC 9000 §2.1).
+_CLIENT_UNIDIRECTIONAL = 2
+_SERVER_UNIDIRECTIONAL = 3
 
 
 class _Transport:
     """As much of aioquic's QuicConnection as its H3Connection looks at."""
 
-    def __init__(self, control_streams: Sequence[int]) -> None:
-        self.configuration = SimpleNamespace(is_client=True)
+    def __init__(self, control_streams: Sequence[int], *, is_client: bool) -> None:
+        self.configuration = SimpleNamespace(is_client=is_client)
         self.failure: ConnectionFailed | None = None
         self._quic_logger = None
         self._remote_max_datagram_frame_size: int | None = None
@@ -150,6 +189,7 @@ class _Transport:
         self._control_streams = frozenset(control_streams)
         self._control: list[tuple[int, bytes]] = []
         self._message: list[bytes] = []
+        self._incomplete: list[Event] = []
 
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
         assert is_unidirectional, "requests' streams are opened by the client, not by the HTTP layer"
@@ -160,6 +200,10 @@ class _Transport:
             self._message.append(data)
         elif data:
             self._control.append((stream_id, data))
+
+    def reset_stream(self, stream_id: int, error_code: int) -> None:
+        # A server's H3Connection does so where a request ended before its header section did.
+        self._incomplete.append(MessageMalformed(stream_id, error_code, "it ended before it began"))
 
     def close(self, error_code: int, reason_phrase: str = "") -> None:
         self.fail(error_code, reason_phrase)
@@ -172,13 +216,17 @@ class _Transport:
         message, self._message = self._message, []
         return b"".join(message)
 
+    def take_incomplete(self) -> list[Event]:
+        incomplete, self._incomplete = self._incomplete, []
+        return incomplete
+
     def take_control(self) -> list[tuple[int, bytes]]:
         control, self._control = self._control, []
         return control
 
 
 class _Connection(H3Connection):
-    """H3Connection, with what a download client needs otherwise."""
+    """H3Connection, with what we need otherwise."""
 
     def __init__(self, transport: _Transport) -> None:
         self.without_content: set[int] = set()
@@ -201,7 +249,19 @@ class _Connection(H3Connection):
         super()._init_connection()
 
     def _get_local_settings(self) -> dict[int, int]:
-        return {**super()._get_local_settings(), Setting.MAX_FIELD_SECTION_SIZE: MAX_FIELD_SECTION}
+        settings = {**super()._get_local_settings(), Setting.MAX_FIELD_SECTION_SIZE: MAX_FIELD_SECTION}
+        # Extended CONNECT (RFC 9220) is not served yet, and means nothing when a client says it.
+        del settings[Setting.ENABLE_CONNECT_PROTOCOL]
+        return settings
+
+    def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> RawHeaders:
+        headers = super()._decode_headers(stream_id, frame_data)
+        # RFC 9114 §4.3.1: a request may name its authority in Host alone; H3Connection insists on the pseudo-header.
+        if not self._is_client and headers and headers[0][0].startswith(b":") and b":authority" not in dict(headers):
+            host = dict(headers).get(b"host")
+            if host:
+                headers.insert(1, (b":authority", host))
+        return headers
 
     def _check_content_length(self, stream: H3Stream) -> None:
         # A response to HEAD, and a 304, tell the length of what they do not carry (RFC 9110 §8.6).

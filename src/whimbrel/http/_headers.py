@@ -64,6 +64,38 @@ def request_headers(method: str, authority: str, target: str, headers: HeadersLi
     return [(name, value.encode("ascii")) for name, value in pseudo] + field_section(headers)
 
 
+def response_headers(status: int, headers: HeadersLike) -> RawHeaders:
+    """The header section of a response, interim ones included.
+
+    Raises:
+        LocalProtocolError: a status, name or value that HTTP/3 does not allow.
+    """
+    if not 100 <= status <= 999 or status == 101:  # RFC 9114 §4.5: there is no switching of protocols.
+        raise LocalProtocolError(f"{status!r} is no status of a response")
+    return [(b":status", str(status).encode("ascii")), *field_section(headers)]
+
+
+def request_problem(headers: RawHeaders) -> str | None:
+    """What makes a request malformed that came with a method and an authority (RFC 9114 §4.3.1); None: nothing."""
+    fields = dict(headers)
+    if not _TOKEN.fullmatch(fields[b":method"].decode("latin-1")):
+        return "its method is no token"
+    hosts = {value for name, value in headers if name == b"host"}
+    if hosts - {fields[b":authority"]}:
+        return "Host says something else than :authority"
+    lengths = {value for name, value in headers if name == b"content-length"}
+    if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
+        return "its Content-Length is no number"
+    path, scheme = fields.get(b":path"), fields.get(b":scheme")
+    if fields[b":method"] == b"CONNECT" and b":protocol" not in fields:
+        return "CONNECT has neither :scheme nor :path" if path is not None or scheme is not None else None
+    if not scheme or path is None:
+        return ":scheme or :path is missing"
+    if path == b"*":
+        return None if fields[b":method"] == b"OPTIONS" else "only OPTIONS is about the server as a whole"
+    return None if _TARGET.fullmatch(path.decode("latin-1")) else "its :path is no path"
+
+
 def field_section(headers: HeadersLike) -> RawHeaders:
     """Fields as they are sent: lower-case names, values in Latin-1 (RFC 9110 §5.5).
 

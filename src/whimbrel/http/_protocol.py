@@ -1,7 +1,8 @@
 """What an HTTP/3 layer must offer (RFC 9114), without I/O. Names and values; the work is done in `_aioquic`.
 
 Bytes of streams go in by `receive`, what they mean comes out as events; what is to be written comes out as bytes. Who
-reads and writes the streams, and when, is decided by `_client`. Replacing the layer means another class like `Http3`.
+reads and writes the streams, and when, is decided by `_session` and what stands on it. Replacing the layer means
+another class like `Http3`.
 """
 
 from __future__ import annotations
@@ -118,6 +119,18 @@ class Http3(Protocol):
 
     def data(self, stream: int, data: bytes, *, end: bool = False) -> bytes:
         """What to write on a stream to send content."""
+        ...
+
+    def data_frame(self, stream: int, length: int) -> bytes:
+        """What to write before ``length`` bytes of content, which the caller then writes by itself, uncopied."""
+        ...
+
+    def end(self, stream: int) -> None:
+        """Nothing more is sent on this stream; the caller ends it."""
+        ...
+
+    def go_away(self, stream: int) -> None:
+        """Tell the peer that requests from ``stream`` on are not looked at (RFC 9114 §5.2); never more than before."""
         ...
 
     def expect_no_content(self, stream: int) -> None:

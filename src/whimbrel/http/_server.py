@@ -1,0 +1,275 @@
+"""HTTP/3 servers: one task for each request, on as many connections as there are clients (RFC 9114).
+
+What a handler sees is in `_request`. Here is who calls it, and how a connection ends: by GOAWAY, so that clients know
+which of their requests were never looked at and may be sent again elsewhere (§5.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
+
+import whimbrel
+from whimbrel._config import Limits
+from whimbrel._errors import ConnectionLost, StreamReset, StreamStopped, WhimbrelError
+from whimbrel.http._protocol import ErrorCode
+from whimbrel.http._request import Request
+from whimbrel.http._session import Session
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection, Generator, Sequence
+    from types import TracebackType
+
+    from whimbrel._connection import Connection
+    from whimbrel._path import Address
+    from whimbrel._stream import Stream
+
+Handler: TypeAlias = Callable[[Request], Awaitable[None]]
+"""What answers requests: called with each, in a task of its own."""
+
+_log = logging.getLogger("whimbrel")
+
+_NO_STREAM = (1 << 62) - 4
+"""The last id that a request's stream could have: nothing is refused yet (RFC 9114 §5.2)."""
+
+
+class ServeOptions(TypedDict, total=False):
+    """Options of `whimbrel.serve` that `serve` passes on."""
+
+    client_ca: str | os.PathLike[str] | None
+    idle_timeout: float
+    limits: Limits
+
+
+def serve(
+    handler: Handler,
+    host: str | Sequence[str] | None = None,
+    port: int = 0,
+    *,
+    cert: tuple[str | os.PathLike[str], str | os.PathLike[str]],
+    **options: Unpack[ServeOptions],
+) -> _Serve:
+    """Answer requests: ``async with serve(...) as server``.
+
+    Args:
+        handler: called with each request, in a task of its own, which is cancelled when the client gives the request
+            up. An exception is logged, and answered by status 500; where an answer had begun, its stream is reset.
+        host: addresses or names to listen on; None: all, IPv4 and IPv6.
+        port: UDP port; 0: a free one, the same for all addresses.
+        cert: certificate chain and key, PEM files.
+        options: those of `whimbrel.serve`. Of `Limits`, ``max_streams`` bounds the requests that one client may have
+            at once.
+
+    Raises:
+        OSError: the port is in use, or a file cannot be read.
+        ValueError: an argument or a file's content makes no sense; the message says which.
+    """
+    return _Serve(handler, host, port, cert, options)
+
+
+class Server:
+    """A listening HTTP/3 server. Leaving ``async with serve(...)`` closes it."""
+
+    def __init__(self, handler: Handler, max_requests: int) -> None:
+        """Made by `serve` only."""
+        self._handler = handler
+        self._max_requests = max_requests
+        self._sessions: set[ServerSession] = set()
+        self._closing = False
+        self._quic: whimbrel.Server
+
+    @property
+    def quic(self) -> whimbrel.Server:
+        """The server below, for its figures."""
+        return self._quic
+
+    @property
+    def addresses(self) -> Sequence[Address]:
+        """Where it listens."""
+        return self._quic.addresses
+
+    @property
+    def connections(self) -> Collection[Connection]:
+        """The connections that stand now."""
+        return self._quic.connections
+
+    async def serve_forever(self) -> None:
+        """Wait until the server is closed."""
+        await self._quic.serve_forever()
+
+    async def close(self, *, drain: float = 0.0) -> None:
+        """Take no more requests, let those that run be answered, then close. May be called twice.
+
+        Args:
+            drain: seconds to wait for answers; what is not answered then is given up.
+        """
+        self._closing = True
+        leaving = [asyncio.create_task(session.leave(drain)) for session in self._sessions]
+        try:
+            await self._quic.close(drain=drain if self._sessions else 0.0)
+        finally:
+            for task in leaving:
+                task.cancel()
+            await asyncio.gather(*leaving, return_exceptions=True)
+
+    async def _attend(self, connection: Connection) -> None:
+        session = ServerSession(connection, self._handler, self._max_requests)
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+
+
+class ServerSession(Session):
+    """The server's end of one connection."""
+
+    _other_end = "the client"
+
+    def __init__(self, connection: Connection, handler: Handler, max_requests: int) -> None:
+        super().__init__(connection, connection.peer)
+        self._handler = handler
+        # Streams that were cancelled are no more counted by QUIC, while their handlers may still clean up.
+        self._free = asyncio.Semaphore(max_requests)
+        self._requests: dict[asyncio.Task[None], Request] = {}
+        self._next = 0  # The first stream that was not looked at.
+        self._last: int | None = None  # What GOAWAY said; from there on, requests are refused.
+
+    async def run(self) -> None:
+        """Answer requests until the connection ends."""
+        try:
+            await self._start(is_client=False)
+            await self._accept()
+        except ConnectionLost as lost:
+            _log.debug("%s", lost)
+        finally:
+            for task in self._requests:
+                task.cancel()
+            if self._requests:
+                await asyncio.wait(set(self._requests))
+            self._closed = True
+            await self.connection.close(ErrorCode.H3_NO_ERROR)
+            await self._stop()
+
+    async def leave(self, patience: float) -> None:
+        """Take no more requests, wait for those that run, and close the connection.
+
+        Args:
+            patience: seconds to wait, at most.
+        """
+        with suppress(WhimbrelError, TimeoutError):
+            async with asyncio.timeout(patience):
+                # First without a number: requests that are on their way now are still answered (RFC 9114 §5.2).
+                await self._go_away(_NO_STREAM)
+                await asyncio.sleep(min(2 * self.connection.path.rtt, patience / 2))
+                await self._go_away(self._next)
+                while self._requests:
+                    await asyncio.wait(set(self._requests))
+        await self.connection.close(ErrorCode.H3_NO_ERROR)
+
+    async def _go_away(self, stream: int) -> None:
+        if stream != _NO_STREAM:
+            self._last = stream
+        self.http3.go_away(stream)
+        self.control_ready()
+
+    async def _accepted(self, stream: Stream) -> None:
+        self._next = max(self._next, stream.id + 4)
+        if self._last is not None and stream.id >= self._last:
+            # RFC 9114 §4.1.1: nothing was done, so the client may try elsewhere.
+            stream.stop(ErrorCode.H3_REQUEST_REJECTED)
+            stream.reset(ErrorCode.H3_REQUEST_REJECTED)
+            return
+        await self._free.acquire()
+        request = Request(self, stream)
+        task = asyncio.create_task(self._attend(request), name=f"whimbrel-request-{stream.id}")
+        self._requests[task] = request
+        task.add_done_callback(self._done)
+        stream.on_stopped(task.cancel)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        del self._requests[task]
+        self._free.release()
+
+    def _going_away(self, first: int) -> None:
+        _log.debug("%s takes no more pushes, of which there are none", self._peer)
+
+    async def _attend(self, request: Request) -> None:
+        """One request, from its first byte to its end."""
+        try:
+            await request.receive_head()
+        except WhimbrelError as error:
+            _log.debug("%s: %s", self._peer, error)
+            request.abort(ErrorCode.H3_REQUEST_INCOMPLETE)
+            return
+        except BaseException:
+            request.abort(ErrorCode.H3_REQUEST_CANCELLED)
+            raise
+        try:
+            await self._answer(request)
+        except BaseException:
+            request.abort(ErrorCode.H3_REQUEST_CANCELLED)
+            raise
+        request.end_reading()
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            if request.method == "CONNECT":
+                await request.respond(501, content=b"CONNECT is not served here.\n")
+                return
+            await self._handler(request)
+            if request.status is None:
+                raise RuntimeError("the handler returned without an answer")
+            if not request.is_answered:
+                await request.finish()
+        except (StreamReset, StreamStopped, ConnectionLost) as error:
+            # The client went away while the handler was at it: its own business.
+            _log.debug("%s %s of %s: %s", request.method, request.target, self._peer, error)
+            request.abort(ErrorCode.H3_REQUEST_CANCELLED)
+        except Exception:  # noqa: BLE001 - a handler may fail in any way
+            # What a handler says after the answer was given up, by itself or by a client's mistake, is no news.
+            if not request.is_aborted:
+                _log.exception("the handler of %s %s failed", request.method, request.target)
+                await self._fail(request)
+
+    async def _fail(self, request: Request) -> None:
+        if request.status is not None:
+            request.abort(ErrorCode.H3_INTERNAL_ERROR)
+            return
+        with suppress(WhimbrelError):
+            await request.respond(500, {"content-type": "text/plain"}, b"The server failed.\n")
+
+
+class _Serve:
+    """A server that was described and does not listen yet: enter it, or await it."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        host: str | Sequence[str] | None,
+        port: int,
+        cert: tuple[str | os.PathLike[str], str | os.PathLike[str]],
+        options: ServeOptions,
+    ) -> None:
+        limits = options.get("limits") or Limits()
+        self._server = Server(handler, limits.max_streams)
+        self._quic = whimbrel.serve(self._server._attend, host, port, cert=cert, alpn="h3", **options)
+
+    def __await__(self) -> Generator[object, None, Server]:
+        return self._listen().__await__()
+
+    async def __aenter__(self) -> Server:
+        return await self._listen()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._server.close()
+
+    async def _listen(self) -> Server:
+        self._server._quic = await self._quic
+        return self._server
