@@ -1,0 +1,164 @@
+"""``whimbrel serve``: a folder over HTTP/3, for clients that may move.
+
+Decides what is said on the terminal and when it ends; `_static` answers, `_uploads` stores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import datetime as dt
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whimbrel.cli import fail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from whimbrel import http
+    from whimbrel.cli._certificate import Certificate
+
+DEFAULT_PORT = 4433
+PATIENCE = 3.0
+"""Seconds that answers are waited for at the end; a second Ctrl-C waits no longer."""
+
+# Addresses that are nobody's (RFC 5737, RFC 3849): the way there tells this machine's own.
+_SOMEWHERE = ("192.0.2.1", "2001:db8::1")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="what is served: its files, and lists of them")
+    parser.add_argument("--host", metavar="H", help="address or name to listen on (default: all, IPv4 and IPv6)")
+    parser.add_argument(
+        "--port", metavar="P", type=_port, default=DEFAULT_PORT, help=f"UDP port (default: {DEFAULT_PORT}; 0: any)"
+    )
+    parser.add_argument("--cert", metavar="FILE", type=Path, help="certificate chain, PEM (default: one is made)")
+    parser.add_argument("--key", metavar="FILE", type=Path, help="its private key, PEM")
+    parser.add_argument("--client-ca", metavar="FILE", type=Path, help="serve only who has a certificate of this CA")
+    parser.add_argument("--upload", metavar="DIR", type=Path, help="take files by PUT, and store them here")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no line for each request")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes. Returns the exit status."""
+    if (args.cert is None) != (args.key is None):
+        return fail("--cert and --key go together", 2)
+    if problem := _folder_problem(args.folder, os.R_OK | os.X_OK, "read"):
+        return fail(problem)
+    if args.upload is not None and (problem := _folder_problem(args.upload, os.W_OK | os.X_OK, "write")):
+        return fail(problem)
+    try:
+        return asyncio.run(_serve(args))
+    except (OSError, ValueError) as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        return 0  # Before there was anything to end.
+
+
+def _folder_problem(folder: Path, wanted: int, what: str) -> str:
+    if not folder.exists():
+        return f"{folder} does not exist"
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    return "" if os.access(folder, wanted) else f"cannot {what} in {folder}: permission denied"
+
+
+async def _serve(args: argparse.Namespace) -> int:
+    from whimbrel import http
+    from whimbrel.cli._access_log import AccessLog
+    from whimbrel.cli._static import Site
+    from whimbrel.cli._static_folder import Folder
+    from whimbrel.cli._uploads import Uploads
+
+    certificate = None if args.cert else _certificate(args.host)
+    pair = (args.cert, args.key) if certificate is None else (certificate.chain, certificate.key)
+    site = Site(Folder(args.folder), Uploads(Folder(args.upload)) if args.upload else None)
+    handler = AccessLog(site, quiet=args.quiet)
+    options: http.ServeOptions = {}
+    if args.client_ca is not None:
+        options["client_ca"] = args.client_ca
+    with _ended_by_signals() as ended:
+        server = await http.serve(handler, args.host, args.port, cert=pair, **options)
+        try:
+            _announce(args, server, pair[0], certificate)
+            await ended.first.wait()
+            closing = asyncio.ensure_future(server.close(drain=PATIENCE))
+            again = asyncio.ensure_future(ended.second.wait())
+            await asyncio.wait({closing, again}, return_when=asyncio.FIRST_COMPLETED)
+            again.cancel()
+            closing.cancel()
+            await asyncio.wait({closing})
+        finally:
+            await server.close()
+    return 0
+
+
+def _announce(args: argparse.Namespace, server: http.Server, chain: Path, certificate: Certificate | None) -> None:
+    from whimbrel._errors import address_text
+    from whimbrel.cli._certificate import Certificate
+    from whimbrel.http._url import authority
+
+    port = server.addresses[0][1]
+    host = args.host or "localhost"
+    url = f"https://{authority(host, port)}/"
+    shown = certificate or Certificate(chain, Path())
+    lines = [
+        f"serving {args.folder} at {url}",
+        f"listening on {', '.join(address_text(address) for address in server.addresses)}",
+        f"certificate {shown.chain}",
+        f"sha-256 {shown.fingerprint}",
+        f"spki {shown.spki}",
+        f"try: whimbrel get {'' if certificate is None else f'--cafile {shown.chain} '}{url}",
+    ]
+    print("\n".join(lines), flush=True)
+
+
+def _certificate(host: str | None) -> Certificate:
+    from whimbrel.cli._certificate import development_certificate, state_folder
+
+    return development_certificate(_addresses(host), state_folder(), dt.datetime.now(dt.UTC))
+
+
+def _addresses(host: str | None) -> Sequence[str]:
+    """Addresses that clients may reach the server at."""
+    import ipaddress
+
+    from whimbrel.network import routes_to
+
+    if host is not None:
+        with contextlib.suppress(ValueError):
+            if not ipaddress.ip_address(host).is_unspecified:
+                return [host]
+    return [route.source for somewhere in _SOMEWHERE for route in routes_to(somewhere)]
+
+
+class _Ended:
+    def __init__(self) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+
+    def signal(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[_Ended]:
+    loop, ended = asyncio.get_running_loop(), _Ended()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.signal)
+    try:
+        yield ended
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _port(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := int(text)) < 65536:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
