@@ -45,6 +45,7 @@ class Arrival:
         self._reporter = reporter
         self._direction = direction
         self._received = 0
+        self._is_here = False  # The bytes themselves, not only their number.
         self._digest = hashlib.sha256()
         self._samples: list[tuple[float, int]] = []
         self._due = 0.0
@@ -55,6 +56,7 @@ class Arrival:
 
     def take(self, data: Buffer) -> None:
         """Bytes came."""
+        self._is_here = True
         self._digest.update(data)
         self.count(memoryview(data).nbytes)
 
@@ -75,8 +77,9 @@ class Arrival:
             sha256: the hash, where somebody else had the bytes.
         """
         self.flush()
-        told = sha256 or self._digest.hexdigest()
-        self._reporter.tell("ended", direction=self._direction, error=error, sha256=told)
+        if sha256 is None and self._is_here:
+            sha256 = self._digest.hexdigest()
+        self._reporter.tell("ended", direction=self._direction, error=error, sha256=sha256)
 
     def flush(self) -> None:
         """Tell of what has come at once."""

@@ -6,9 +6,11 @@ A process of its own, since the laboratory's threads would otherwise compete wit
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import math
 import os
+import re
 import signal
 import sys
 from http import HTTPStatus
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from whimbrel.http import ConnectOptions
+
+_SHA_256 = re.compile(r"sha-256=:([A-Za-z0-9+/=]*):")
 
 
 class Order(TypedDict):
@@ -54,6 +58,10 @@ async def _run(order: Order, reporter: Reporter) -> None:
         await task
     except asyncio.CancelledError:
         error = "stopped"
+    except whimbrel.CertificateError as failure:
+        error = f"{failure.message}; --cafile names another authority to trust"
+    except whimbrel.AlpnMismatch:
+        error = "the server speaks QUIC, but no HTTP/3"
     except (whimbrel.WhimbrelError, OSError) as failure:
         error = str(failure)
     if error is not None:
@@ -116,7 +124,13 @@ async def _upload(order: Order, client: http.Client, reporter: Reporter) -> None
             if response.status not in (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT):
                 raise OSError(f"{url}: the server answered {response.status}")
             await response.read()
-    reporter.tell("answered", direction="up", error=None)
+    reporter.tell("answered", direction="up", error=None, sha256=_digest(response))
+
+
+def _digest(response: http.Response) -> str | None:
+    """The hash that the server says it stored (RFC 9530 §3), as hex."""
+    match = _SHA_256.search(response.headers.get("repr-digest", ""))
+    return None if match is None else base64.b64decode(match[1]).hex()
 
 
 async def _tell_changes(changes: AsyncIterator[whimbrel.PathChange], reporter: Reporter) -> None:

@@ -227,7 +227,7 @@ def fate(progress: Progress) -> str:
         return "under way"
     if progress.error is not None:
         text = progress.error
-        return text if "%" in text else f"{text} at {_place(progress, progress.received)}"
+        return text if "%" in text or not progress.received else f"{text} at {_place(progress, progress.received)}"
     text = f"done in {progress.ended - progress.began:.1f} s"
     if progress.longest_stall >= _STALL:
         text += f", {progress.longest_stall:.1f} s of them stalled at {_place(progress, progress.stalled_at)}"

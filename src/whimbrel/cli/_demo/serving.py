@@ -1,16 +1,18 @@
-"""Our own server, as a process: has the file, takes uploads, and tells when what of them arrives."""
+"""Our own server, as a process: answers as ``whimbrel serve`` does, and tells when what of uploads arrives."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
-from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, Self, TypedDict, cast
 
 from whimbrel import http
 from whimbrel.cli._demo.messages import Arrival, Reporter
+from whimbrel.cli._static import Site
+from whimbrel.cli._static_folder import Folder
+from whimbrel.cli._uploads import Uploads
 
 if TYPE_CHECKING:
     from whimbrel.cli._demo.servers import Dispatch
@@ -32,38 +34,46 @@ class Order(TypedDict):
 async def main(order: Order) -> None:
     """Serve until the process is ended."""
     reporter = Reporter()
+    site = Site(Folder(Path(order["root"])), Uploads(Folder(Path(order["uploads"]))))
 
     async def answer(request: Request) -> None:
-        name = Path(request.path).name
-        if request.method == "PUT":
-            await _take(request, Path(order["uploads"]) / name, reporter)
-        else:
-            await _send(request, Path(order["root"]) / name)
+        if request.method != "PUT":
+            await site(request)
+            return
+        arrival = Arrival(reporter, "up")
+        try:
+            await site(cast("Request", _Watched(request, arrival)))
+        finally:
+            # Where that was not all, what became of it is for the client to say.
+            arrival.flush()
 
+    options = cast("ServeOptions", {} if order["dispatch"] == "wildcard" else {"sockets": order["dispatch"]})
     certificate = (order["certificate"], order["key"])
-    options = cast("ServeOptions", {"sockets": order["dispatch"]} if order["dispatch"] != "wildcard" else {})
     async with http.serve(answer, order["address"], order["port"], cert=certificate, **options) as server:
         await server.serve_forever()
 
 
-async def _send(request: Request, path: Path) -> None:
-    with path.open("rb") as file:
-        await request.respond(HTTPStatus.OK, content=file)
+class _Watched:
+    """A request that tells when its content is read, and is otherwise the same."""
 
+    def __init__(self, request: Request, arrival: Arrival) -> None:
+        self._request = request
+        self._arrival = arrival
 
-async def _take(request: Request, path: Path, reporter: Reporter) -> None:
-    arrival = Arrival(reporter, "up")
-    with path.open("wb") as file:
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            async for chunk in request:
-                arrival.take(chunk)
-                file.write(chunk)
-        except BaseException:
-            # What became of it is for the client to say.
-            arrival.flush()
+            piece = await anext(self._request)
+        except StopAsyncIteration:
+            self._arrival.end()
             raise
-    arrival.end()
-    await request.respond(HTTPStatus.CREATED)
+        self._arrival.count(len(piece))
+        return piece
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._request, name)
 
 
 if __name__ == "__main__":

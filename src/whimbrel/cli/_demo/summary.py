@@ -53,7 +53,7 @@ def parts(report: Report) -> Iterator[str | Table]:
         for direction, transfer in crossing.standing.transfers.items():
             yield f"http.client ({how}){_way(report, direction)}: {fate(transfer)}"
     if report.sha256_equal is None:
-        yield "The other client has no whole copy, so nothing can be said of the hash."
+        yield "No other client has a whole copy to compare with, so nothing can be said of the hash."
     if report.events or (crossing.plan.scenario is None and report.moves):
         gaps = [f"gap {direction}" for direction in report.directions] if len(report.directions) > 1 else ["gap"]
         yield Table(("at", "what happened", "what whimbrel did", *gaps), list(_story(report)))
@@ -62,9 +62,10 @@ def parts(report: Report) -> Iterator[str | Table]:
         yield _linkable(report)
     else:
         rows: list[tuple[str, ...]] = [
-            (_network(interface), size(count)) for interface, count in carried_by(crossing).items()
+            (_network(interface), size(count)) for interface, count in carried_by(crossing).items() if count
         ]
-        yield Table(("network", "bytes"), rows)
+        if rows:
+            yield Table(("network", "bytes"), rows)
         yield "Nothing was captured, so which connection IDs were seen where is not known."
     if (why := _by_design(report)) is not None:
         yield why
