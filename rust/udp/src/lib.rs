@@ -8,12 +8,14 @@ mod address;
 #[forbid(unsafe_code)]
 mod control;
 mod interface;
+mod limit;
 mod poll;
 mod receive;
 mod socket;
 
 pub use control::Pin;
 pub use interface::{interface_index, interface_name};
+pub use limit::descriptor_limit;
 pub use poll::{Epoll, EventFd};
 pub use receive::{BATCH, ReceiveBuffers, Received};
 pub use socket::{Outgoing, Socket};
