@@ -8,6 +8,7 @@ from typing_extensions import Buffer
 __all__ = [
     "AVAILABLE",
     "CONNECTED",
+    "CROWDED",
     "DATAGRAM",
     "DATAGRAM_ROOM",
     "DUE",
@@ -26,6 +27,7 @@ __all__ = [
     "Endpoint",
     "Facts",
     "ServerConfig",
+    "ServerStats",
     "Stats",
     "TransportConfig",
     "__version__",
@@ -45,7 +47,10 @@ AVAILABLE: Final[int]  # value: 0 or 1; we may open more
 DATAGRAM: Final[int]  # datagrams to receive
 DATAGRAM_ROOM: Final[int]  # room to send datagrams again
 INCOMING: Final[int]  # server: a new connection (its number is in the tuple)
-MOVED: Final[int]  # server: the client's address changed
+# server: the client's address changed; value: microseconds since the last packet over the old path << 2, plus 1 where we
+# returned because the new one was not proven in time, plus 2 where the peer had left no spare connection ID
+MOVED: Final[int]
+CROWDED: Final[int]  # server: no connected socket can be had for this connection; value: errno
 # Control news (`Endpoint.control_news`), same form; CONNECTED and LOST come here as well.
 SEND_FAILED: Final[int]  # value: errno of a packet that the kernel refused on the active path
 HEARD: Final[int]  # the first packet over the active path after a move or a ping()
@@ -126,6 +131,24 @@ class Stats:
     send_errors: int
 
 @final
+class ServerStats:
+    """Counts of a server, since it began; `connected_sockets` is as it is now."""
+
+    accepted: int
+    refused: int
+    retried: int
+    handshakes_failed: int
+    moves: int
+    version_negotiations: int
+    stateless_resets: int
+    dropped: dict[str, int]
+    datagrams_received: int
+    bytes_received: int
+    datagrams_sent: int
+    bytes_sent: int
+    connected_sockets: int
+
+@final
 class Connection:
     number: int
     def open_stream(self, unidirectional: bool) -> int | None: ...  # None: the peer's limit is reached
@@ -150,6 +173,7 @@ class Connection:
     def local_address(self) -> tuple[str, int]: ...  # of the active path, as far as it is known
     def interface(self) -> str | None: ...  # that packets are pinned to
     def is_connected(self) -> bool: ...
+    def is_validated(self) -> bool: ...  # the peer is known to be where packets go
     # Why it ended, None while it lives: (kind, code, reason, by_peer) with kind one of
     # "application", "transport", "idle", "reset", "version", "local" (we closed it), "refused".
     def lost(self) -> tuple[str, int, str, bool] | None: ...
@@ -166,7 +190,15 @@ class Endpoint:
     @staticmethod
     def client(config: ClientConfig, *, simulated: bool = False) -> Endpoint: ...
     @staticmethod
-    def server(config: ServerConfig, addresses: Sequence[tuple[str, int]], *, simulated: bool = False) -> Endpoint: ...
+    def server(
+        config: ServerConfig,
+        addresses: Sequence[tuple[str, int]],
+        *,
+        connected: bool = False,  # a connected socket for each client that has proven its address
+        retry: str = "auto",  # or "always", "never"
+        max_connections: int | None = None,
+        simulated: bool = False,
+    ) -> Endpoint: ...
     # sockets: "pinned" | "unconnected" | "connected"; pin: (interface index, source address). OSError where no socket
     # can be had.
     def connect(
@@ -187,6 +219,10 @@ class Endpoint:
     def hold(self, held: bool) -> None: ...  # the engine's clock stands still
     def forget(self, number: int) -> None: ...
     def close(self) -> None: ...  # closes the sockets
+    # servers only
+    def refuse_newcomers(self) -> None: ...
+    def unanswered(self) -> int: ...  # connections closed here whose peers may not know it yet
+    def server_stats(self) -> ServerStats: ...
     # simulated endpoints only: no sockets, time by hand
     def set_time(self, now: float) -> None: ...
     def deliver(self, data: bytes, source: tuple[str, int], destination: tuple[str, int], interface: int) -> None: ...

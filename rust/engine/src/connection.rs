@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,8 @@ use rustls::pki_types::CertificateDer;
 use crate::{
     ids::SpareIds,
     news::{Kind, News},
+    peer_path::{Move, PeerPath},
+    tally::Standing,
 };
 
 /// Why a connection ended.
@@ -115,12 +117,15 @@ pub struct Connection {
     listening: bool,
     best_rtt: Duration,
     ended: Option<Ended>,
-    remote: SocketAddr,
+    established: bool,
+    pub(crate) peer: PeerPath,
+    /// As it was counted last, on a server.
+    pub(crate) standing: Standing,
 }
 
 impl Connection {
     pub(crate) fn new(number: u64, handle: ConnectionHandle, proto: quinn_proto::Connection) -> Self {
-        let remote = proto.remote_address();
+        let peer = PeerPath::new(proto.remote_address());
         Self {
             handle,
             proto,
@@ -139,7 +144,9 @@ impl Connection {
             listening: true,
             best_rtt: Duration::MAX,
             ended: None,
-            remote,
+            established: false,
+            peer,
+            standing: Standing::Handshaking { forgeable: false },
         }
     }
 
@@ -150,9 +157,7 @@ impl Connection {
     pub fn path_moved(&mut self, now: Instant) -> bool {
         self.note_rtt();
         self.moves += 1;
-        // Some may have come since anybody asked.
-        self.ids.issued(self.proto.stats().frame_rx.new_connection_id);
-        let fresh = self.ids.taken();
+        let fresh = self.take_id();
         self.proto.local_address_changed();
         self.proto.path_changed(now);
         self.heard = f64::NEG_INFINITY;
@@ -164,6 +169,52 @@ impl Connection {
     pub fn ping(&mut self) {
         self.listening = true;
         self.proto.ping();
+    }
+
+    /// The peer's address may have changed with a datagram that came at `at` (the caller's seconds). The engine has taken
+    /// the next of its connection IDs then, if there was one (RFC 9000 §9.5).
+    pub(crate) fn follow_peer(&mut self, source: SocketAddr, at: f64, news: &mut VecDeque<News>) {
+        let remote = self.proto.remote_address();
+        let responses = self.proto.stats().frame_rx.path_response;
+        if self.peer.moved_to(remote, responses) {
+            let silence = if self.heard.is_finite() { at - self.heard } else { 0.0 };
+            let linkable = !self.take_id();
+            self.tell_move(Move { returned: false, linkable, silence }, news);
+        } else if self.peer.heard_from(source, responses) {
+            news.push_back(News { connection: self.number, kind: Kind::Proven, value: 0 });
+        }
+    }
+
+    /// The engine returns to the previous address when the new one is not proven in time (§9.3.2).
+    pub(crate) fn follow_return(&mut self, news: &mut VecDeque<News>) {
+        if !self.peer.returned_to(self.proto.remote_address()) {
+            return;
+        }
+        let linkable = !self.take_id();
+        // It goes on with the connection ID that was seen on the other path.
+        self.proto.local_address_changed();
+        self.tell_move(Move { returned: true, linkable, silence: 0.0 }, news);
+        news.push_back(News { connection: self.number, kind: Kind::Proven, value: 0 });
+    }
+
+    fn tell_move(&self, moved: Move, news: &mut VecDeque<News>) {
+        news.push_back(News { connection: self.number, kind: Kind::Moved, value: moved.encode() });
+    }
+
+    /// Notes that the engine changes to the next of the peer's connection IDs. `false`: there is none.
+    fn take_id(&mut self) -> bool {
+        self.learn_terms();
+        // Some may have come since anybody asked.
+        self.ids.issued(self.proto.stats().frame_rx.new_connection_id);
+        self.ids.taken()
+    }
+
+    /// Whether the peer is known to receive what is sent to its address: a client's always is, by its own choice.
+    pub fn is_validated(&self) -> bool {
+        match self.proto.side() {
+            Side::Client => self.is_connected(),
+            Side::Server => self.peer.is_proven(),
+        }
     }
 
     /// Counts authenticated packets: compare before and after a datagram.
@@ -401,6 +452,11 @@ impl Connection {
         self.proto.remote_address()
     }
 
+    /// The address of ours that a client reached us on.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.proto.local_ip()
+    }
+
     pub fn alpn(&self) -> Option<Vec<u8>> {
         self.proto.crypto_session().handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
     }
@@ -465,6 +521,8 @@ impl Connection {
                 Event::HandshakeDataReady => continue,
                 Event::Connected => {
                     self.learn_terms();
+                    self.established = true;
+                    self.peer.handshake_complete();
                     (Kind::Connected, 0)
                 }
                 Event::ConnectionLost { reason } => {
@@ -497,11 +555,21 @@ impl Connection {
             };
             news.push_back(News { connection: self.number, kind, value });
         }
-        let remote = self.proto.remote_address();
-        if remote != self.remote {
-            self.remote = remote;
-            news.push_back(News { connection: self.number, kind: Kind::Moved, value: 0 });
+    }
+
+    /// How far it has come, as a server counts.
+    pub(crate) fn standing(&self) -> Standing {
+        match (&self.ended, self.established) {
+            (Some(_), _) => Standing::Ended,
+            (None, true) => Standing::Established,
+            (None, false) => self.standing,
         }
+    }
+
+    /// We have closed it, and the peer may not know yet: no CONNECTION_CLOSE came back (RFC 9000 §10.2).
+    pub(crate) fn awaits_answer(&self) -> bool {
+        let ours = self.ended.as_ref().is_some_and(|ended| !ended.by_peer);
+        ours && self.established && !self.proto.is_drained() && self.proto.stats().frame_rx.connection_close == 0
     }
 }
 

@@ -2,18 +2,20 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    fmt,
+    fmt, mem,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
-use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint};
+use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming};
 
 use crate::{
+    admission::{Admission, Verdict},
     config::{ClientConfig, ServerConfig, endpoint_config, server_name},
     connection::Connection,
     news::{Kind, News},
+    tally::{Dropped, Standing, Tally},
 };
 
 /// Our connection IDs, on the client's side: long enough to be routed by, random throughout.
@@ -26,7 +28,7 @@ const CLIENT_ID_LENGTH: usize = 8;
 /// so this is longer than a path may well be silent.
 const CLIENT_ID_LIFETIME: Duration = Duration::from_secs(30);
 
-/// A datagram that came in. `at` is when, in the caller's seconds; `active` whether it came over the path in use.
+/// A datagram that came in. `at` is when, in the caller's seconds.
 #[derive(Clone, Copy)]
 pub struct Datagram<'a> {
     pub data: &'a [u8],
@@ -34,6 +36,17 @@ pub struct Datagram<'a> {
     pub local: Option<IpAddr>,
     pub ecn: u8,
     pub at: f64,
+}
+
+/// What a datagram was.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Received {
+    /// The connection that it was for.
+    pub connection: Option<u64>,
+    /// It began this connection.
+    pub is_new: bool,
+    /// An answer that belongs to no connection (version negotiation, Retry, stateless reset, refusal).
+    pub answer: Option<Transmit>,
 }
 
 /// Datagrams to send: `size` bytes of the buffer, cut every `segment` bytes.
@@ -67,21 +80,27 @@ pub struct Endpoint {
     next_number: u64,
     ready: VecDeque<u64>,
     timers: BTreeSet<(Instant, u64)>,
+    /// Of a server: whom to let in, and what came of it.
+    admission: Admission,
+    id_length: usize,
+    tally: Tally,
+    /// Connections that we closed and whose peers may not know.
+    unanswered: HashSet<u64>,
     /// What happened since it was last taken.
     pub news: VecDeque<News>,
 }
 
 impl Endpoint {
     pub fn client() -> Self {
-        Self::new(
-            quinn_proto::Endpoint::new(endpoint_config(CLIENT_ID_LENGTH, Some(CLIENT_ID_LIFETIME)), None, true, None),
-            false,
-        )
+        let endpoint = endpoint_config(CLIENT_ID_LENGTH, Some(CLIENT_ID_LIFETIME));
+        Self::new(quinn_proto::Endpoint::new(endpoint, None, true, None), false)
     }
 
-    pub fn server(config: &ServerConfig) -> Self {
+    pub fn server(config: &ServerConfig, admission: Admission) -> Self {
         let endpoint = endpoint_config(config.id_length, None);
-        Self::new(quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, None), true)
+        let mut server = Self::new(quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, None), true);
+        (server.admission, server.id_length) = (admission, config.id_length);
+        server
     }
 
     fn new(proto: quinn_proto::Endpoint, answers: bool) -> Self {
@@ -94,6 +113,10 @@ impl Endpoint {
             next_number: 0,
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
+            admission: Admission::default(),
+            id_length: CLIENT_ID_LENGTH,
+            tally: Tally::default(),
+            unanswered: HashSet::new(),
             news: VecDeque::new(),
         }
     }
@@ -122,45 +145,103 @@ impl Endpoint {
         number
     }
 
-    /// Takes in one datagram. An answer that belongs to no connection (version negotiation, stateless reset, refusal)
-    /// is written to `response`. Returns the connection that it was for.
+    /// Takes in one datagram. An answer that belongs to no connection is written to `response`. `active` says whether
+    /// this is the path that the connection uses.
     pub fn receive(
         &mut self,
         now: Instant,
         datagram: Datagram<'_>,
         active: impl FnOnce(u64) -> bool,
         response: &mut Vec<u8>,
-    ) -> (Option<u64>, Option<Transmit>) {
+    ) -> Received {
         let Datagram { data, source, local, ecn, at } = datagram;
         let ecn = EcnCodepoint::from_bits(ecn);
         response.clear();
         match self.proto.handle(now, source, local, ecn, BytesMut::from(data), response) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                let Some(&number) = self.numbers.get(&handle) else { return (None, None) };
-                let Some(connection) = self.connections.get_mut(&number) else { return (None, None) };
+                let Some(&number) = self.numbers.get(&handle) else { return Received::default() };
+                let Some(connection) = self.connections.get_mut(&number) else { return Received::default() };
                 // Whether it was authentic shows in the frames counted. That costs a copy, so not for every datagram:
                 // a few milliseconds are precise enough, except while somebody waits for the first one.
                 const PRECISION: f64 = 0.004;
                 let look = connection.is_listening() || at - connection.last_heard() > PRECISION;
                 let before = if look { connection.progress() } else { 0 };
                 connection.proto.handle_event(event);
+                if self.answers && !connection.peer.is_settled_at(connection.proto.remote_address()) {
+                    connection.follow_peer(source, at, &mut self.news);
+                }
                 if look && connection.progress() != before && active(number) {
                     connection.heard(at, &mut self.news);
                 }
                 self.touch(number);
-                (Some(number), None)
+                Received { connection: Some(number), ..Received::default() }
             }
-            Some(DatagramEvent::NewConnection(incoming)) => match self.proto.accept(incoming, now, response, None) {
-                Ok((handle, connection)) => {
-                    let number = self.adopt(handle, connection);
-                    self.news.push_back(News { connection: number, kind: Kind::Incoming, value: 0 });
-                    (Some(number), None)
-                }
-                Err(error) => (None, error.response.map(Transmit::from)),
-            },
-            Some(DatagramEvent::Response(transmit)) if self.answers => (None, Some(transmit.into())),
-            Some(DatagramEvent::Response(_)) | None => (None, None),
+            Some(DatagramEvent::NewConnection(incoming)) => self.admit(incoming, now, response),
+            Some(DatagramEvent::Response(transmit)) if self.answers => {
+                self.tally.answered(response);
+                Received { answer: Some(transmit.into()), ..Received::default() }
+            }
+            Some(DatagramEvent::Response(_)) => Received::default(),
+            None => {
+                self.tally.drop(Dropped::guess(data, self.id_length));
+                Received::default()
+            }
         }
+    }
+
+    fn admit(&mut self, incoming: Incoming, now: Instant, response: &mut Vec<u8>) -> Received {
+        let forgeable = !incoming.remote_address_validated();
+        let may_retry = forgeable && incoming.may_retry();
+        let answer = match self.admission.judge(self.tally.standing, self.tally.forgeable, may_retry) {
+            Verdict::Accept => return self.accept(incoming, forgeable, now, response),
+            Verdict::Refuse => {
+                self.tally.refused += 1;
+                Some(self.proto.refuse(incoming, response))
+            }
+            Verdict::Retry => {
+                self.tally.retried += 1;
+                self.proto.retry(incoming, response).ok()
+            }
+        };
+        Received { answer: answer.map(Transmit::from), ..Received::default() }
+    }
+
+    fn accept(&mut self, incoming: Incoming, forgeable: bool, now: Instant, response: &mut Vec<u8>) -> Received {
+        match self.proto.accept(incoming, now, response, None) {
+            Ok((handle, connection)) => {
+                let number = self.adopt(handle, connection);
+                let standing = Standing::Handshaking { forgeable };
+                self.tally.entered(standing);
+                if let Some(connection) = self.connections.get_mut(&number) {
+                    connection.standing = standing;
+                }
+                self.news.push_back(News { connection: number, kind: Kind::Incoming, value: 0 });
+                Received { connection: Some(number), is_new: true, answer: None }
+            }
+            Err(error) => {
+                match error.response {
+                    Some(_) => self.tally.handshakes_failed += 1,
+                    None => self.tally.drop(Dropped::Malformed),
+                }
+                Received { answer: error.response.map(Transmit::from), ..Received::default() }
+            }
+        }
+    }
+
+    /// From now on every newcomer is refused.
+    pub fn refuse_newcomers(&mut self) {
+        self.admission.max_connections = 0;
+    }
+
+    /// What a server has counted.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Connections that we closed and whose peers may not know of it yet; they still answer late packets (RFC 9000
+    /// §10.2).
+    pub fn unanswered(&self) -> usize {
+        self.unanswered.len()
     }
 
     /// Runs every timer that is due.
@@ -174,6 +255,9 @@ impl Endpoint {
                 connection.armed = None;
                 connection.proto.handle_timeout(now);
                 connection.expired = true;
+                if self.answers {
+                    connection.follow_return(&mut self.news);
+                }
                 self.touch(number);
             }
         }
@@ -193,7 +277,10 @@ impl Endpoint {
         let connection = self.connections.get_mut(&number)?;
         buffer.clear();
         let transmit = connection.proto.poll_transmit(now, max, buffer)?;
-        connection.ids.sent(buffer);
+        // The previous path is challenged with the connection ID that was in use there (RFC 9000 §9.3.3).
+        if transmit.destination == connection.proto.remote_address() {
+            connection.ids.sent(buffer);
+        }
         Some(transmit.into())
     }
 
@@ -221,6 +308,15 @@ impl Endpoint {
             }
         }
         connection.report(&mut self.news);
+        if self.answers {
+            let standing = connection.standing();
+            self.tally.advanced(mem::replace(&mut connection.standing, standing), standing);
+            if connection.awaits_answer() {
+                self.unanswered.insert(number);
+            } else {
+                self.unanswered.remove(&number);
+            }
+        }
         if drained && self.forgotten.remove(&number) {
             self.remove(number);
             return;

@@ -4,13 +4,18 @@
 //! nothing and reads no clock. What moves a connection is here as one call (`Connection::path_moved`); whether and when
 //! is decided elsewhere.
 
+mod admission;
 mod config;
 mod connection;
 mod endpoint;
 mod ids;
 mod news;
+mod peer_path;
+mod tally;
 
+pub use admission::{Admission, MANY_HANDSHAKES, Retry};
 pub use config::{ClientConfig, ConfigError, ServerConfig, ServerOptions, Transport};
 pub use connection::{Connection, Ended, Facts, Read, Statistics, StreamFailure};
-pub use endpoint::{ConnectError, Datagram, Endpoint, Transmit};
+pub use endpoint::{ConnectError, Datagram, Endpoint, Received, Transmit};
 pub use news::{Kind, News};
+pub use tally::{Dropped, Tally};

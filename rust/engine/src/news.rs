@@ -18,9 +18,14 @@ pub enum Kind {
     SendFailed = 12,
     Heard = 13,
     Due = 14,
+    /// A server's client has proven its address: by the handshake, or after a move (RFC 9000 §8.2).
+    Proven = 15,
+    /// There is no connected socket to be had for this connection; the value is an errno.
+    Crowded = 16,
 }
 
-/// One thing that happened to one connection. `value` is a stream, a direction or an errno, as the kind says.
+/// One thing that happened to one connection. `value` is a stream, a direction, an errno or a move, as the
+/// kind says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct News {
     pub connection: u64,

@@ -8,9 +8,11 @@ mod guard;
 mod paths;
 mod pump;
 mod state;
+mod traffic;
 mod waiting;
 mod wire;
 
 pub use clock::Clock;
-pub use pump::{Control, Pump, PumpError};
+pub use pump::{Control, Listening, Pump, PumpError, ServerStatistics};
+pub use traffic::Traffic;
 pub use wire::VirtualDatagram;

@@ -1,7 +1,7 @@
 //! The calls that owners, applications and deciders make; each ends with what is due having been done.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fmt, io, mem,
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use whimbrel_engine::{ClientConfig, Connection, Endpoint, News, ServerConfig};
+use whimbrel_engine::{Admission, ClientConfig, Connection, Endpoint, News, ServerConfig, Tally};
 use whimbrel_udp::{EventFd, Pin, Socket};
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     guard,
     paths::{ActivePath, Paths},
     state::State,
+    traffic::Traffic,
     waiting::Waiting,
     wire::{Sockets, VirtualDatagram, VirtualSockets, Wire, any_address},
 };
@@ -56,6 +57,23 @@ pub enum Control {
     Connected,
 }
 
+/// Where a server listens, and whom it lets in.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    pub addresses: Vec<SocketAddr>,
+    /// Each client that has proven its address gets a socket of its own, connected to it.
+    pub connected: bool,
+    pub admission: Admission,
+}
+
+/// What a server has counted.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerStatistics {
+    pub tally: Tally,
+    pub traffic: Traffic,
+    pub connected_sockets: usize,
+}
+
 /// The sockets of one client connection, or of a server, with the engine behind them.
 pub struct Pump {
     state: Mutex<State>,
@@ -78,18 +96,24 @@ impl Pump {
         Self::new(Endpoint::client(), wire, Some(config), seconds)
     }
 
-    pub fn server(config: &ServerConfig, addresses: &[SocketAddr], seconds: Option<f64>) -> io::Result<Arc<Self>> {
+    pub fn server(config: &ServerConfig, listening: &Listening, seconds: Option<f64>) -> io::Result<Arc<Self>> {
         let wire = match seconds {
             Some(_) => {
                 let mut sockets = Sockets::new()?;
-                for &address in addresses {
-                    sockets.add(Socket::wildcard(address)?)?;
+                for &address in &listening.addresses {
+                    let socket = Socket::wildcard(address)?;
+                    if listening.connected {
+                        socket.share_port()?;
+                    }
+                    sockets.add(socket)?;
                 }
                 Wire::Sockets(sockets)
             }
             None => Wire::Virtual(VirtualSockets::default()),
         };
-        Self::new(Endpoint::server(config), wire, None, seconds)
+        let pump = Self::new(Endpoint::server(config, listening.admission), wire, None, seconds)?;
+        pump.lock().connects = listening.connected;
+        Ok(pump)
     }
 
     fn new(engine: Endpoint, wire: Wire, client: Option<ClientConfig>, seconds: Option<f64>) -> io::Result<Arc<Self>> {
@@ -107,7 +131,10 @@ impl Pump {
                 client,
                 buffer: Vec::with_capacity(1 << 16),
                 response: Vec::new(),
-                blocked: None,
+                blocked: HashMap::new(),
+                connects: false,
+                late: VecDeque::new(),
+                traffic: Traffic::default(),
                 news: VecDeque::new(),
                 control_news: VecDeque::new(),
                 wake: Some(EventFd::new()?),
@@ -286,7 +313,7 @@ impl Pump {
         path.moves += 1;
         state.paths.insert(number, path);
         // It carries the connection ID of the old path, and must not be seen on the new one (§9.5).
-        state.blocked = None;
+        state.blocked.retain(|_, blocked| blocked.number != number);
         let now = state.clock.now();
         let fresh = state.engine.connection(number).ok_or_else(gone)?.path_moved(now);
         state.engine.touch(number);
@@ -310,27 +337,28 @@ impl Pump {
     pub fn forget(&self, number: u64) {
         let mut state = self.lock();
         state.engine.forget(number);
-        if state.engine.connection(number).is_none() {
-            state.paths.remove(number);
-        }
+        state.follow_end(number);
     }
 
     /// Moves, refused packets, and the address that packets leave from as far as it is known.
     pub fn path(&self, number: u64) -> (u64, u64, Option<SocketAddr>, Option<Pin>) {
         let mut state = self.lock();
         let path = state.paths.get(number);
-        let remote = state.engine.connection(number).map(|connection| connection.remote_address());
+        let connection = state.engine.connection(number);
+        let remote = connection.as_ref().map(|connection| connection.remote_address());
+        let reached = connection.and_then(|connection| connection.local_ip());
         let bound = match &state.wire {
             _ if state.closed => None,
-            Wire::Sockets(sockets) => remote.and_then(|remote| sockets.local_addr(path.socket, remote)),
+            Wire::Sockets(sockets) => path.socket.and_then(|socket| sockets.local_addr(socket)),
             Wire::Virtual(sockets) => remote.map(any_address).map(|any| {
                 let socket = path.socket.unwrap_or(0);
                 SocketAddr::new(sockets.bound(socket).unwrap_or(any.ip()), virtual_port(socket))
             }),
         };
         let local = bound.map(|mut address| {
-            if let Some(pin) = path.pin {
-                address.set_ip(pin.source);
+            // A server's socket hears all of the machine's addresses; its client knows one of them.
+            if let Some(ip) = path.pin.map(|pin| pin.source).or(reached) {
+                address.set_ip(ip);
             }
             address
         });
@@ -374,6 +402,27 @@ impl Pump {
         state.wake = None;
         state.control = None;
         self.deadline.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    // ── of a server ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// From now on every newcomer is refused.
+    pub fn refuse_newcomers(&self) {
+        self.lock().engine.refuse_newcomers();
+    }
+
+    /// Connections that were closed here and whose peers may not know of it yet.
+    pub fn unanswered(&self) -> usize {
+        self.lock().engine.unanswered()
+    }
+
+    pub fn server_statistics(&self) -> ServerStatistics {
+        let state = self.lock();
+        let connected_sockets = match &state.wire {
+            Wire::Sockets(sockets) => sockets.accepted(),
+            Wire::Virtual(_) => 0,
+        };
+        ServerStatistics { tally: *state.engine.tally(), traffic: state.traffic, connected_sockets }
     }
 
     // ── virtual time ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
 //! What one turn of the pump does: receive, expire, send, tell.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io, mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -13,8 +13,9 @@ use whimbrel_udp::{EventFd, Outgoing, Pin, Socket};
 
 use crate::{
     clock::Clock,
-    paths::Paths,
+    paths::{ActivePath, Paths},
     pump::Control,
+    traffic::Traffic,
     waiting::Waiting,
     wire::{Wire, any_address},
 };
@@ -22,14 +23,23 @@ use crate::{
 /// Datagrams in one send: speed comes from large batches, and a UDP payload ends at 64 KiB.
 const BATCH: usize = 40;
 const MAX_BATCH_BYTES: usize = 65_000;
-/// Batches read before what they brought is answered and told.
-const RECEIVE_ROUNDS: usize = 8;
+/// Messages read before what they brought is answered and told: some, whether they come by one socket or by many.
+const MOST_MESSAGES: usize = 128;
+/// How long a server listens to the socket of a client that has moved.
+const LATE: Duration = Duration::from_secs(1);
 /// When the socket's buffer is full, how long until the next try.
 const RETRY: Duration = Duration::from_millis(1);
 /// A connection that has heard nothing for so long is told of as soon as something is asked of it.
 const QUIET: f64 = 0.1;
 
 const EMSGSIZE: i32 = 90;
+
+/// Datagrams that wait for room.
+pub(crate) struct Blocked {
+    pub(crate) number: u64,
+    transmit: Transmit,
+    data: Vec<u8>,
+}
 
 /// Everything that a lock must guard.
 pub(crate) struct State {
@@ -40,7 +50,13 @@ pub(crate) struct State {
     pub(crate) client: Option<ClientConfig>,
     pub(crate) buffer: Vec<u8>,
     pub(crate) response: Vec<u8>,
-    pub(crate) blocked: Option<(u64, Transmit, Vec<u8>)>,
+    /// What a socket had no room for, by socket.
+    pub(crate) blocked: HashMap<Option<u64>, Blocked>,
+    /// A server opens a socket for each client that has proven its address.
+    pub(crate) connects: bool,
+    /// When to give back the sockets of connections whose clients have moved: connection, socket.
+    pub(crate) late: VecDeque<(Instant, u64, u64)>,
+    pub(crate) traffic: Traffic,
     pub(crate) news: VecDeque<News>,
     pub(crate) control_news: VecDeque<News>,
     /// Readable when a thread other than the owner left news; gone once closed.
@@ -60,11 +76,14 @@ impl State {
         if self.closed {
             return;
         }
-        for _ in 0..RECEIVE_ROUNDS {
-            if !self.receive() {
-                break;
+        let mut messages = 0;
+        while messages < MOST_MESSAGES {
+            match self.receive() {
+                0 => break,
+                count => messages += count,
             }
         }
+        self.close_late_sockets();
         if !self.clock.is_held() {
             let now = self.clock.now();
             self.engine.expire(now);
@@ -73,25 +92,33 @@ impl State {
         self.sort_news();
     }
 
-    fn receive(&mut self) -> bool {
-        let Wire::Sockets(sockets) = &mut self.wire else { return false };
+    fn receive(&mut self) -> usize {
+        let Wire::Sockets(sockets) = &mut self.wire else { return 0 };
         let (now, at) = (self.clock.now(), self.clock.seconds());
         let mut answers = Vec::new();
-        let more = sockets.receive(|socket, received| {
+        let mut began = Vec::new();
+        let messages = sockets.receive(|socket, received| {
             for data in received.data.chunks(received.segment.max(1)) {
                 let datagram = Datagram { data, source: received.source, local: received.local, ecn: received.ecn, at };
                 let active = |number| self.paths.is_active(number, socket, received.local, received.interface);
-                let (_, answer) = self.engine.receive(now, datagram, active, &mut self.response);
-                if let Some(answer) = answer {
-                    answers.push((answer, mem::take(&mut self.response)));
+                let result = self.engine.receive(now, datagram, active, &mut self.response);
+                self.traffic.received(data.len());
+                if let Some(answer) = result.answer {
+                    answers.push((socket, answer, mem::take(&mut self.response)));
+                }
+                if result.is_new {
+                    began.extend(result.connection.map(|number| (number, socket)));
                 }
             }
         });
-        for (answer, data) in answers {
-            // An answer that cannot be sent is one that was lost.
-            let _ = self.send(None, &answer, &data);
+        for (number, socket) in began {
+            let home = Some(sockets.home(socket));
+            self.paths.insert(number, ActivePath { socket: home, home, ..ActivePath::default() });
         }
-        more
+        for (socket, answer, data) in answers {
+            self.answer(Some(socket), &answer, &data);
+        }
+        messages
     }
 
     pub(crate) fn receive_one(
@@ -106,67 +133,111 @@ impl State {
         let (now, at) = (self.clock.now(), self.clock.seconds());
         let datagram = Datagram { data, source, local, ecn, at };
         let active = |number| self.paths.is_active(number, socket, local, interface);
-        let (_, answer) = self.engine.receive(now, datagram, active, &mut self.response);
-        if let Some(answer) = answer {
-            let data = mem::take(&mut self.response);
-            let _ = self.send(None, &answer, &data);
+        let result = self.engine.receive(now, datagram, active, &mut self.response);
+        self.traffic.received(data.len());
+        if let (true, Some(number)) = (result.is_new, result.connection) {
+            self.paths.insert(number, ActivePath::default());
         }
+        if let Some(answer) = result.answer {
+            let data = mem::take(&mut self.response);
+            self.answer(None, &answer, &data);
+        }
+    }
+
+    /// An answer that cannot be sent is one that was lost.
+    fn answer(&mut self, socket: Option<u64>, answer: &Transmit, data: &[u8]) {
+        let _ = self.send(ActivePath { socket, ..ActivePath::default() }, answer, data);
     }
 
     /// Sends what every connection that may has to send.
     pub(crate) fn flush(&mut self) {
-        if self.closed || self.clock.is_held() || !self.retry() {
+        if self.closed || self.clock.is_held() {
             return;
         }
-        while let Some(number) = self.engine.next_ready() {
+        self.retry();
+        let mut parked = Vec::new();
+        while !self.is_stuck()
+            && let Some(number) = self.engine.next_ready()
+        {
             let path = self.paths.get(number);
-            let size = self.engine.mtu(number).max(1);
-            let segments = match &self.wire {
-                Wire::Sockets(sockets) => {
-                    let remote = self.engine.connection(number).map(|connection| connection.remote_address());
-                    remote.map_or(1, |remote| sockets.max_segments(path.socket, remote))
-                }
-                Wire::Virtual(_) => BATCH,
-            };
-            let batch = segments.min(BATCH).min(MAX_BATCH_BYTES / size).max(1);
-            let mut buffer = mem::take(&mut self.buffer);
-            let mut full = false;
-            loop {
-                let now = self.clock.now();
-                let Some(transmit) = self.engine.transmit(number, now, batch, &mut buffer) else { break };
-                if !self.send_for(number, &transmit, &buffer) {
-                    self.blocked = Some((number, transmit, buffer[..transmit.size].to_vec()));
-                    full = true;
-                    break;
-                }
+            if self.blocked.contains_key(&path.socket) {
+                parked.push(number);
+                continue;
             }
-            self.buffer = buffer;
+            if !self.flush_one(number, path) {
+                parked.push(number);
+            }
             self.engine.settle(number);
-            if self.engine.connection(number).is_none() {
-                self.paths.remove(number);
-            }
-            if full {
-                self.engine.touch(number);
-                break;
-            }
+            self.follow_end(number);
+        }
+        for number in parked {
+            self.engine.touch(number);
         }
     }
 
-    /// Tries again what the socket had no room for; `false` while it still has none.
-    fn retry(&mut self) -> bool {
-        let Some((number, transmit, data)) = self.blocked.take() else { return true };
-        if self.send_for(number, &transmit, &data) {
-            return true;
+    /// Sends what one connection has to send; `false`: there was no room for all of it.
+    fn flush_one(&mut self, number: u64, path: ActivePath) -> bool {
+        let size = self.engine.mtu(number).max(1);
+        let segments = match (&self.wire, path.socket) {
+            (Wire::Sockets(sockets), Some(socket)) => sockets.max_segments(socket),
+            (Wire::Sockets(_), None) => 1,
+            (Wire::Virtual(_), _) => BATCH,
+        };
+        let batch = segments.min(BATCH).min(MAX_BATCH_BYTES / size).max(1);
+        let mut buffer = mem::take(&mut self.buffer);
+        let mut sent = true;
+        while sent {
+            let now = self.clock.now();
+            let Some(transmit) = self.engine.transmit(number, now, batch, &mut buffer) else { break };
+            sent = self.send_for(number, &transmit, &buffer);
+            if !sent {
+                let data = buffer[..transmit.size].to_vec();
+                self.blocked.insert(path.socket, Blocked { number, transmit, data });
+            }
         }
-        self.blocked = Some((number, transmit, data));
-        false
+        self.buffer = buffer;
+        sent
+    }
+
+    /// A connection that has ended gives its socket back at once; one that is gone, everything.
+    pub(crate) fn follow_end(&mut self, number: u64) {
+        let ended = match self.engine.connection(number) {
+            None => self.paths.remove(number),
+            Some(connection) if connection.ended().is_some() => Some(self.paths.get(number)),
+            Some(_) => return,
+        };
+        let Some(path) = ended else { return };
+        if let Some(own) = path.own_socket() {
+            self.release(own);
+            self.paths.replace_socket(number, path.home);
+        }
+        while let Some(index) = self.late.iter().position(|&(_, connection, _)| connection == number)
+            && let Some((_, _, own)) = self.late.remove(index)
+        {
+            self.release(own);
+        }
+    }
+
+    /// Nothing can leave: there is one socket for all, and it is full.
+    fn is_stuck(&self) -> bool {
+        let apart = matches!(&self.wire, Wire::Sockets(sockets) if sockets.accepted() > 0);
+        !self.blocked.is_empty() && !apart
+    }
+
+    /// Tries again what the sockets had no room for.
+    fn retry(&mut self) {
+        for (socket, blocked) in mem::take(&mut self.blocked) {
+            if !self.send_for(blocked.number, &blocked.transmit, &blocked.data) {
+                self.blocked.insert(socket, blocked);
+            }
+        }
     }
 
     /// `false`: no room. A packet that the kernel refuses counts as lost, and the refusal is told: it is news of the
     /// network, never the end of a connection.
     fn send_for(&mut self, number: u64, transmit: &Transmit, data: &[u8]) -> bool {
-        let result = self.send(Some(number), transmit, data);
-        let path = self.paths.get_mut(number);
+        let result = self.send(self.paths.get(number), transmit, data);
+        let Some(path) = self.paths.get_mut(number) else { return true };
         match result {
             Ok(()) => path.refused = None,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
@@ -176,23 +247,78 @@ impl State {
                 // A probe for a larger MTU may be refused; that is its answer.
                 if errno != EMSGSIZE && path.refused.replace(errno) != Some(errno) {
                     let news = News { connection: number, kind: Kind::SendFailed, value: errno.unsigned_abs().into() };
-                    self.control_news.push_back(news);
+                    self.tell_control(news);
                 }
             }
         }
         true
     }
 
-    fn send(&mut self, number: Option<u64>, transmit: &Transmit, data: &[u8]) -> io::Result<()> {
-        let path = number.map(|number| self.paths.get(number)).unwrap_or_default();
+    fn send(&mut self, path: ActivePath, transmit: &Transmit, data: &[u8]) -> io::Result<()> {
         // A server answers from the address that it was reached on, or a NAT would not know the answer.
         let pin = path.pin.or_else(|| transmit.source.map(|source| Pin { interface: 0, source }));
         let contents = &data[..transmit.size];
         let outgoing =
             Outgoing { contents, destination: transmit.destination, segment: transmit.segment, pin, ecn: transmit.ecn };
         match &mut self.wire {
-            Wire::Sockets(sockets) => sockets.send(path.socket, &outgoing),
-            Wire::Virtual(sockets) => sockets.send(path.socket, &outgoing),
+            Wire::Sockets(sockets) => {
+                let socket = path.socket.ok_or(io::ErrorKind::NotConnected)?;
+                sockets.send(sockets.reaching(socket, transmit.destination), &outgoing)?;
+            }
+            Wire::Virtual(sockets) => sockets.send(path.socket, &outgoing)?,
+        }
+        self.traffic.sent(transmit.size, transmit.segment);
+        Ok(())
+    }
+
+    // ── a server's sockets for one client each ──────────────────────────────────────────────────────────────────────
+
+    /// The client has proven its address: from now on the kernel may tell its datagrams from all others.
+    fn give_socket(&mut self, number: u64) {
+        let path = self.paths.get(number);
+        let (Wire::Sockets(sockets), Some(home), None) = (&mut self.wire, path.home, path.own_socket()) else { return };
+        let Some(connection) = self.engine.connection(number).filter(|connection| connection.ended().is_none()) else {
+            return;
+        };
+        let Some(local) = connection.local_ip() else { return };
+        match sockets.accept(home, local, connection.remote_address()) {
+            Ok(own) => self.paths.replace_socket(number, Some(own)),
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(0);
+                self.news.push_back(News {
+                    connection: number,
+                    kind: Kind::Crowded,
+                    value: errno.unsigned_abs().into(),
+                });
+            }
+        }
+    }
+
+    /// The client has moved. Where it is now, it must prove first; late datagrams from where it was still come.
+    fn keep_socket_a_while(&mut self, number: u64) {
+        let path = self.paths.get(number);
+        if let Some(own) = path.own_socket() {
+            self.late.push_back((self.clock.now() + LATE, number, own));
+            self.paths.replace_socket(number, path.home);
+        }
+        if let Some(path) = self.paths.get_mut(number) {
+            path.moves += 1;
+        }
+    }
+
+    fn close_late_sockets(&mut self) {
+        let now = self.clock.now();
+        while let Some(&(when, _, own)) = self.late.front()
+            && when <= now
+        {
+            self.late.pop_front();
+            self.release(own);
+        }
+    }
+
+    fn release(&mut self, own: u64) {
+        if let Wire::Sockets(sockets) = &mut self.wire {
+            sockets.release(own);
         }
     }
 
@@ -212,7 +338,7 @@ impl State {
         let Some(connection) = self.engine.connection(number) else { return };
         let quiet = seconds - connection.last_heard() > QUIET;
         if quiet && !mem::replace(&mut self.told_due, true) {
-            self.control_news.push_back(News { connection: number, kind: Kind::Due, value: 0 });
+            self.tell_control(News { connection: number, kind: Kind::Due, value: 0 });
         } else if !quiet {
             self.told_due = false;
         }
@@ -221,9 +347,18 @@ impl State {
     pub(crate) fn sort_news(&mut self) {
         while let Some(news) = self.engine.news.pop_front() {
             match news.kind {
-                Kind::Heard => self.control_news.push_back(news),
+                Kind::Heard => self.tell_control(news),
+                Kind::Proven if self.connects => self.give_socket(news.connection),
+                Kind::Proven => {}
                 Kind::Connected | Kind::Lost => {
-                    self.control_news.push_back(news);
+                    self.tell_control(news);
+                    self.news.push_back(news);
+                    if news.kind == Kind::Connected && self.connects {
+                        self.give_socket(news.connection);
+                    }
+                }
+                Kind::Moved => {
+                    self.keep_socket_a_while(news.connection);
                     self.news.push_back(news);
                 }
                 _ => self.news.push_back(news),
@@ -231,16 +366,24 @@ impl State {
         }
     }
 
+    /// Who decides about paths listens on a client only: a server's clients decide for it.
+    fn tell_control(&mut self, news: News) {
+        if self.client.is_some() {
+            self.control_news.push_back(news);
+        }
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         if self.closed || self.clock.is_held() {
             return None;
         }
-        if self.blocked.is_some() {
+        if !self.blocked.is_empty() {
             return Some(self.clock.now() + RETRY);
         }
         if self.engine.has_ready() {
             return Some(self.clock.now());
         }
-        self.engine.next_timeout()
+        let late = self.late.front().map(|&(when, _, _)| when);
+        self.engine.next_timeout().into_iter().chain(late).min()
     }
 }

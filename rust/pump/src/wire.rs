@@ -1,16 +1,24 @@
 //! What the pump sends to and receives from: sockets, or a list in memory for virtual time.
 
 use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    collections::HashMap,
+    io, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, RawFd},
+    time::Duration,
 };
 
-use whimbrel_udp::{Epoll, Outgoing, Pin, ReceiveBuffers, Received, Socket};
+use whimbrel_udp::{Epoll, Outgoing, Pin, ReceiveBuffers, Received, Socket, descriptor_limit};
 
 /// Sockets that a client left behind still hear late packets; more than these are closed.
 const KEPT: usize = 3;
+/// So many sockets are simply tried; of more, epoll says which have something.
+const FEW: usize = 2;
+
+const EMFILE: i32 = 24;
 const ENETUNREACH: i32 = 101;
+const ECONNREFUSED: i32 = 111;
+const EHOSTUNREACH: i32 = 113;
 
 /// A datagram on its way in a simulated network. Of its `pin`, interface 0 means that the kernel chooses one.
 #[derive(Clone, Debug)]
@@ -73,83 +81,197 @@ fn serves(address: Pin, wanted: Option<Pin>) -> bool {
     wanted.is_none_or(|pin| address.source == pin.source && (pin.interface == 0 || address.interface == pin.interface))
 }
 
-/// Open sockets, newest last, each with a number of its own that epoll reports.
+/// Open sockets, each with a number of its own, rising, that epoll reports.
 pub(crate) struct Sockets {
     pub epoll: Epoll,
-    list: Vec<(u64, Socket)>,
+    open: HashMap<u64, Entry>,
+    /// Those of one client each, by their two addresses. Several connections of one client share one.
+    accepted: HashMap<(SocketAddr, SocketAddr), u64>,
     next: u64,
+    ready: Vec<u64>,
     buffers: Option<Box<ReceiveBuffers>>,
+}
+
+struct Entry {
+    socket: Socket,
+    /// Of a server's socket for one client.
+    accepted: Option<Accepted>,
+}
+
+struct Accepted {
+    /// The socket that newcomers to the same address come by.
+    home: u64,
+    local: SocketAddr,
+    peer: SocketAddr,
+    users: usize,
 }
 
 impl Sockets {
     pub fn new() -> io::Result<Self> {
-        Ok(Self { epoll: Epoll::new()?, list: Vec::new(), next: 0, buffers: Some(Box::new(ReceiveBuffers::new())) })
+        Ok(Self {
+            epoll: Epoll::new()?,
+            open: HashMap::new(),
+            accepted: HashMap::new(),
+            next: 0,
+            ready: Vec::new(),
+            buffers: Some(Box::new(ReceiveBuffers::new())),
+        })
     }
 
     pub fn add(&mut self, socket: Socket) -> io::Result<u64> {
+        self.insert(Entry { socket, accepted: None })
+    }
+
+    fn insert(&mut self, entry: Entry) -> io::Result<u64> {
         let number = self.next;
-        self.epoll.add(socket.as_raw_fd(), number)?;
+        self.epoll.add(entry.socket.as_raw_fd(), number)?;
         self.next += 1;
-        self.list.push((number, socket));
+        self.open.insert(number, entry);
         Ok(number)
+    }
+
+    /// A socket for what goes to and comes from one client of the server's socket `home`, who reached us on `local`.
+    ///
+    /// An error says that there is none to be had: EMFILE also when the application would be left with too few
+    /// descriptors. Give it back by `release`.
+    pub fn accept(&mut self, home: u64, local: IpAddr, peer: SocketAddr) -> io::Result<u64> {
+        let port = self.open.get(&home).ok_or(io::ErrorKind::NotConnected)?.socket.local_addr()?.port();
+        let local = like(peer, local, port);
+        if let Some(&number) = self.accepted.get(&(local, peer))
+            && let Some(Entry { accepted: Some(accepted), .. }) = self.open.get_mut(&number)
+        {
+            accepted.users += 1;
+            return Ok(number);
+        }
+        let socket = Socket::accepted(local, peer)?;
+        // The kernel gives the lowest number that is free.
+        if u64::try_from(socket.as_raw_fd()).is_ok_and(|number| number >= ceiling(descriptor_limit())) {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
+        let number = self.insert(Entry { socket, accepted: Some(Accepted { home, local, peer, users: 1 }) })?;
+        self.accepted.insert((local, peer), number);
+        Ok(number)
+    }
+
+    /// Gives back what `accept` gave. With its last user the socket is closed.
+    pub fn release(&mut self, number: u64) {
+        let Some(Entry { accepted: Some(accepted), .. }) = self.open.get_mut(&number) else { return };
+        accepted.users -= 1;
+        if accepted.users == 0 {
+            let addresses = (accepted.local, accepted.peer);
+            self.accepted.remove(&addresses);
+            self.close(number);
+        }
+    }
+
+    /// How many `accept` has made and `release` not closed.
+    pub fn accepted(&self) -> usize {
+        self.accepted.len()
     }
 
     /// Closes what a client no longer needs.
     pub fn retire(&mut self) {
-        while self.list.len() > KEPT + 1 {
-            let (_, old) = self.list.remove(0);
-            let _ = self.epoll.remove(old.as_raw_fd());
+        while self.open.len() > KEPT + 1
+            && let Some(&oldest) = self.open.keys().min()
+        {
+            self.close(oldest);
+        }
+    }
+
+    fn close(&mut self, number: u64) {
+        if let Some(entry) = self.open.remove(&number) {
+            let _ = self.epoll.remove(entry.socket.as_raw_fd());
         }
     }
 
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.list.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect()
+        let mut numbers: Vec<_> = self.open.iter().filter(|(_, entry)| entry.accepted.is_none()).collect();
+        numbers.sort_by_key(|(number, _)| **number);
+        numbers.into_iter().filter_map(|(_, entry)| entry.socket.local_addr().ok()).collect()
     }
 
     pub fn descriptors(&self) -> Vec<RawFd> {
-        self.list.iter().map(|(_, socket)| socket.as_raw_fd()).chain([self.epoll.as_raw_fd()]).collect()
+        self.open.values().map(|entry| entry.socket.as_raw_fd()).chain([self.epoll.as_raw_fd()]).collect()
     }
 
-    fn find(&self, number: Option<u64>, destination: SocketAddr) -> Option<&Socket> {
-        match number {
-            Some(number) => self.list.iter().rev().find(|(other, _)| *other == number).map(|(_, socket)| socket),
-            None => self
-                .list
-                .iter()
-                .find(|(_, socket)| socket.local_addr().is_ok_and(|local| local.is_ipv4() == destination.is_ipv4()))
-                .map(|(_, socket)| socket),
+    /// The one that newcomers come by, if this one is for one client only.
+    pub fn home(&self, number: u64) -> u64 {
+        match self.open.get(&number) {
+            Some(Entry { accepted: Some(accepted), .. }) => accepted.home,
+            _ => number,
         }
     }
 
-    pub fn local_addr(&self, number: Option<u64>, remote: SocketAddr) -> Option<SocketAddr> {
-        self.find(number, remote)?.local_addr().ok()
-    }
-
-    pub fn max_segments(&self, number: Option<u64>, destination: SocketAddr) -> usize {
-        self.find(number, destination).map_or(1, Socket::max_segments)
-    }
-
-    pub fn send(&self, number: Option<u64>, outgoing: &Outgoing<'_>) -> io::Result<()> {
-        match self.find(number, outgoing.destination) {
-            Some(socket) => socket.send(outgoing),
-            None => Err(io::ErrorKind::NotConnected.into()),
+    /// What to send by: a socket of one client cannot reach another address, where that client may be by now, or have
+    /// been before.
+    pub fn reaching(&self, number: u64, destination: SocketAddr) -> u64 {
+        match self.open.get(&number) {
+            Some(Entry { accepted: Some(accepted), .. }) if accepted.peer != destination => accepted.home,
+            _ => number,
         }
     }
 
-    /// Reads one batch of every socket that has any, into `take`; `true` when there may be more.
-    pub fn receive(&mut self, mut take: impl FnMut(u64, Received<'_>)) -> bool {
-        let Some(mut buffers) = self.buffers.take() else { return false };
-        let mut more = false;
-        for (number, socket) in &self.list {
-            // An error here is news of an earlier packet (ICMP), and shows again when sending.
-            let Ok(count) = socket.receive(&mut buffers) else { continue };
-            more |= count > 0;
+    pub fn local_addr(&self, number: u64) -> Option<SocketAddr> {
+        self.open.get(&number)?.socket.local_addr().ok()
+    }
+
+    pub fn max_segments(&self, number: u64) -> usize {
+        self.open.get(&number).map_or(1, |entry| entry.socket.max_segments())
+    }
+
+    pub fn send(&self, number: u64, outgoing: &Outgoing<'_>) -> io::Result<()> {
+        let entry = self.open.get(&number).ok_or(io::ErrorKind::NotConnected)?;
+        match entry.socket.send(outgoing) {
+            // What the network said about an earlier datagram: this one has not been tried.
+            Err(error) if entry.accepted.is_some() && is_answer(&error) => entry.socket.send(outgoing),
+            result => result,
+        }
+    }
+
+    /// Reads one batch of every socket that has any, into `take`; returns how many messages there were.
+    pub fn receive(&mut self, mut take: impl FnMut(u64, Received<'_>)) -> usize {
+        let Some(mut buffers) = self.buffers.take() else { return 0 };
+        let mut ready = mem::take(&mut self.ready);
+        if self.open.len() <= FEW {
+            ready.clear();
+            ready.extend(self.open.keys());
+        } else if self.epoll.wait(Some(Duration::ZERO), &mut ready).is_err() {
+            ready.clear();
+        }
+        let mut messages = 0;
+        for &number in &ready {
+            let Some(entry) = self.open.get(&number) else { continue };
+            // An error here is news of an earlier packet (ICMP): by taking it, the socket is quiet again.
+            let Ok(count) = entry.socket.receive(&mut buffers) else { continue };
+            messages += count;
             for index in 0..count {
-                take(*number, buffers.get(index));
+                take(number, buffers.get(index));
             }
         }
-        self.buffers = Some(buffers);
-        more
+        (self.buffers, self.ready) = (Some(buffers), ready);
+        messages
+    }
+}
+
+/// Numbers of descriptors from which on the rest is the application's: an eighth of what the process may have.
+fn ceiling(limit: u64) -> u64 {
+    const MOST: u64 = 1024;
+    limit - (limit / 8).min(MOST)
+}
+
+/// An ICMP message about a datagram that left before. On a server it ends nothing: the client may have moved, and come
+/// back from elsewhere.
+fn is_answer(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(ECONNREFUSED | EHOSTUNREACH | ENETUNREACH))
+}
+
+/// An address of ours as a peer at `peer` reaches it: a link-local one means nothing without its interface (RFC 4007 §6).
+fn like(peer: SocketAddr, local: IpAddr, port: u16) -> SocketAddr {
+    match (local, peer) {
+        (IpAddr::V6(ip), SocketAddr::V6(peer)) if ip.is_unicast_link_local() => {
+            SocketAddrV6::new(ip, port, 0, peer.scope_id()).into()
+        }
+        _ => SocketAddr::new(local, port),
     }
 }
 

@@ -154,6 +154,10 @@ impl Connection {
         self.look(py, |connection| connection.is_connected()).unwrap_or(false)
     }
 
+    fn is_validated(&self, py: Python<'_>) -> bool {
+        self.look(py, |connection| connection.is_validated()).unwrap_or(false)
+    }
+
     fn lost(&self, py: Python<'_>) -> PyResult<Option<(&'static str, u64, String, bool)>> {
         let ended = self.look(py, |connection| connection.ended().cloned())?;
         Ok(ended.map(|ended| (ended.kind, ended.code, ended.reason, ended.by_peer)))

@@ -1,9 +1,10 @@
 //! `Endpoint`: the sockets of one client connection, or of a server.
 
-use std::{os::fd::RawFd, sync::Arc};
+use std::{collections::BTreeMap, os::fd::RawFd, sync::Arc};
 
 use pyo3::{exceptions::PyValueError, prelude::*, types::PyBytes};
-use whimbrel_pump::{Control, Pump};
+use whimbrel_engine::{Admission, Dropped, Retry};
+use whimbrel_pump::{Control, Listening, Pump};
 
 use crate::{
     config::{ClientConfig, ServerConfig},
@@ -27,11 +28,27 @@ impl Endpoint {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (config, addresses, *, simulated=false))]
-    fn server(py: Python<'_>, config: &ServerConfig, addresses: Vec<Address>, simulated: bool) -> PyResult<Self> {
+    #[pyo3(signature = (config, addresses, *, connected=false, retry="auto", max_connections=None, simulated=false))]
+    fn server(
+        py: Python<'_>,
+        config: &ServerConfig,
+        addresses: Vec<Address>,
+        connected: bool,
+        retry: &str,
+        max_connections: Option<u64>,
+        simulated: bool,
+    ) -> PyResult<Self> {
         let seconds = clock(py, simulated)?;
         let addresses = addresses.iter().map(address).collect::<PyResult<Vec<_>>>()?;
-        Ok(Self(Pump::server(&config.0, &addresses, seconds).map_err(Error::from)?))
+        let retry = match retry {
+            "auto" => Retry::Auto,
+            "always" => Retry::Always,
+            "never" => Retry::Never,
+            other => return Err(PyValueError::new_err(format!("{other:?} is no way to use Retry"))),
+        };
+        let admission = Admission { retry, max_connections: max_connections.unwrap_or(u64::MAX) };
+        let listening = Listening { addresses, connected, admission };
+        Ok(Self(Pump::server(&config.0, &listening, seconds).map_err(Error::from)?))
     }
 
     #[pyo3(signature = (remote, server_name, sockets, pin_to))]
@@ -106,6 +123,34 @@ impl Endpoint {
         py.detach(|| self.0.forget(number));
     }
 
+    fn refuse_newcomers(&self, py: Python<'_>) {
+        py.detach(|| self.0.refuse_newcomers());
+    }
+
+    fn unanswered(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.0.unanswered())
+    }
+
+    fn server_stats(&self, py: Python<'_>) -> ServerStats {
+        let all = py.detach(|| self.0.server_statistics());
+        let dropped = Dropped::ALL.map(|reason| (reason.name(), all.tally.dropped[reason as usize]));
+        ServerStats {
+            accepted: all.tally.accepted,
+            refused: all.tally.refused,
+            retried: all.tally.retried,
+            handshakes_failed: all.tally.handshakes_failed,
+            moves: all.tally.moves,
+            version_negotiations: all.tally.version_negotiations,
+            stateless_resets: all.tally.stateless_resets,
+            dropped: dropped.into(),
+            datagrams_received: all.traffic.datagrams_received,
+            bytes_received: all.traffic.bytes_received,
+            datagrams_sent: all.traffic.datagrams_sent,
+            bytes_sent: all.traffic.bytes_sent,
+            connected_sockets: all.connected_sockets,
+        }
+    }
+
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.0.close());
     }
@@ -134,6 +179,23 @@ impl Endpoint {
         })
         .collect()
     }
+}
+
+#[pyclass(frozen, get_all, module = "whimbrel._core")]
+pub(crate) struct ServerStats {
+    accepted: u64,
+    refused: u64,
+    retried: u64,
+    handshakes_failed: u64,
+    moves: u64,
+    version_negotiations: u64,
+    stateless_resets: u64,
+    dropped: BTreeMap<&'static str, u64>,
+    datagrams_received: u64,
+    bytes_received: u64,
+    datagrams_sent: u64,
+    bytes_sent: u64,
+    connected_sockets: usize,
 }
 
 /// What Python's monotonic clock shows, so that both sides speak of the same time; nothing where time is virtual.

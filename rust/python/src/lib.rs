@@ -17,7 +17,7 @@ mod _core {
     use crate::{
         config::{ClientConfig, ServerConfig, TransportConfig},
         connection::{Connection, Facts, Stats},
-        endpoint::Endpoint,
+        endpoint::{Endpoint, ServerStats},
     };
 
     #[pymodule_init]
@@ -38,6 +38,7 @@ mod _core {
             ("SEND_FAILED", Kind::SendFailed),
             ("HEARD", Kind::Heard),
             ("DUE", Kind::Due),
+            ("CROWDED", Kind::Crowded),
         ] {
             module.add(name, kind as u8)?;
         }
