@@ -20,6 +20,7 @@ from whimbrel._errors import (
     DatagramTooLarge,
     Lost,
     MigrationDisabled,
+    StreamStopped,
     address_text,
     is_clean,
     lost_error,
@@ -292,8 +293,8 @@ class ConnectionBase:
             self._check_lingering()
         elif kind == _core.STOPPED:
             self._wake_writer(value)
-            self._finishing.discard(value)
-            self._check_lingering()
+            if value in self._finishing:
+                self._unfinish(value)
             if (call := self._on_stopped.pop(value, None)) is not None:
                 call()
         elif kind == _core.OPENED:
@@ -324,6 +325,19 @@ class ConnectionBase:
         if self._lost is None:
             self._lost = ("local", 0, "", False)
             self._core.close(0, b"")
+
+    def _unfinish(self, stream: int) -> None:
+        """The peer wants no more of a stream that is finished: drop what it has not taken, and say so (§3.5).
+
+        Of streams that are not finished, whoever writes is told, and gives them up.
+        """
+        self._finishing.discard(stream)
+        self._check_lingering()
+        with contextlib.suppress(RuntimeError):  # It was reset meanwhile.
+            try:
+                self._core.finish(stream)
+            except StreamStopped as stopped:
+                self._core.reset(stream, stopped.code)
 
     def _connected(self) -> None:
         self.alpn = (self._core.alpn() or b"").decode("ascii", "replace")

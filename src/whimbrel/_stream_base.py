@@ -6,6 +6,7 @@ Each half knows how far it is, asks the core, and says in the library's own exce
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from whimbrel._errors import ConnectionClosed, LocalProtocolError, StreamReset, StreamStopped
@@ -244,7 +245,7 @@ class SendingHalf(Half):
         try:
             taken = self._core.write(self.id, data)
         except StreamStopped as error:
-            self._stopped_by_peer = error.code
+            self._give_up(error.code)
             raise self._unwritable() from None
         self._written += taken
         return taken
@@ -258,9 +259,16 @@ class SendingHalf(Half):
             finishing.discard(self.id)
             if not isinstance(error, StreamStopped):
                 raise
-            self._stopped_by_peer = error.code
+            self._give_up(error.code)
             raise self._unwritable() from None
         self._finished = True
+
+    def _give_up(self, code: int) -> None:
+        """The peer wants no more. Only once it is told that none comes, it may open another stream instead."""
+        self._stopped_by_peer = code
+        # RFC 9000 §3.5: a reset is due, with the same code.
+        with contextlib.suppress(RuntimeError):
+            self._core.reset(self.id, code)
 
     def _unwritable(self) -> Exception:
         peer = self._connection.peer
