@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from whimbrel._connection import Connection
 
 
+# What is no `bytes` object is copied before the core takes it, or a part of it: so not all of it at once.
+OFFER = 256 << 10
+
+
 class _Handle(Half):
     """What both directions share."""
 
@@ -197,16 +201,17 @@ class SendStream(_Handle, SendingHalf):
             LocalProtocolError: the stream was finished or reset by this end.
         """
         if type(data) is bytes:
-            size = len(data)
+            taken = self._try_write(data)
+            if taken == len(data):
+                return
         else:
-            data = memoryview(data).cast("B")
-            size = data.nbytes
-        taken = self._try_write(data)
-        if taken == size:
-            return
-        view = memoryview(data)
+            taken = 0
+        view = memoryview(data).cast("B")
+        size = view.nbytes
+        if not size:
+            self._try_write(b"")
         while taken < size:
-            more = self._try_write(view[taken:])
+            more = self._try_write(view[taken : taken + OFFER])
             # Only what was refused altogether is announced when there is room again.
             if not more:
                 await self._writable()
