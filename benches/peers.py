@@ -34,6 +34,7 @@ PAIRS = {
 }
 """Whom each of ours is compared with."""
 PEERS = ("aioquic", "qh3", "TLS asyncio", "TLS blocking", "aioquic HTTP/3")
+BLOCKING = ("whimbrel.sync", "TLS blocking")
 SLOW = ("aioquic", "qh3", "aioquic HTTP/3")
 FLOOR = "the engine alone"
 GROUPS = ("bulk", "ping", "handshakes", "memory", "web")
@@ -225,7 +226,7 @@ def memory_cells(args: argparse.Namespace, files: Files, programs: Sequence[str]
     count = args.connections
     cells = [Cell("memory", FLOOR, partial(memory_of_floor, files, count))]
     for kind in programs:
-        if kind == "TLS blocking":
+        if kind in BLOCKING:
             continue  # A thread for each connection: its stack is what would be measured.
         if not kind.startswith("whimbrel"):
             cells.append(Cell("memory", kind, partial(memory, kind, files, count)))
