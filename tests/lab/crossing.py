@@ -35,6 +35,8 @@ _PROBING = 30_000
 _ROOT = FilePath(__file__).parents[2]
 
 Way = Literal["download", "upload"]
+Dispatch = Literal["wildcard", "connected"]
+WAYS: dict[str, tuple[Way, ...]] = {"download": ("download",), "upload": ("upload",), "both": ("download", "upload")}
 News = dict[str, Any]
 T = TypeVar("T")
 
@@ -129,7 +131,13 @@ class Server(Program):
     """`whimbrel.serve`, on both of the server's addresses."""
 
     def __init__(
-        self, lab: Laboratory, certificates: Certificates, *, migration: bool = True, id_length: int = 8
+        self,
+        lab: Laboratory,
+        certificates: Certificates,
+        *,
+        sockets: Dispatch = "wildcard",
+        migration: bool = True,
+        id_length: int = 8,
     ) -> None:
         self.certificates = certificates
         order: dict[str, object] = {
@@ -139,6 +147,7 @@ class Server(Program):
             "key": certificates.key,
             "migration": migration,
             "id_length": id_length,
+            "sockets": sockets,
         }
         self.uploads: dict[int, Transfer] = {}
         super().__init__(lab, "srv", "server", order)
@@ -348,7 +357,8 @@ class Crossing:
     """A transfer that is complete, with every byte as it should be."""
 
     lab: Laboratory
-    samples: list[Sample]
+    arrived: dict[Way, list[Sample]]
+    """When what came, as its receiver saw it."""
     events: list[Event]
     changes: list[PathChange]
     journal: list[str]
@@ -364,20 +374,36 @@ class Crossing:
         """From where to where, as an observer of both radios saw it."""
         return [(move.source, move.target) for move in self.lab.moves(PORT)]
 
-    def gap(self, action: str, interface: str) -> float:
-        """The handover gap around something that happened, in seconds."""
-        event = next(event for event in self.events if (event.action, event.interface) == (action, interface))
-        return handover_gap(self.samples, event.time)
+    @property
+    def linkable(self) -> dict[Direction, frozenset[bytes]]:
+        """The connection IDs seen on both networks: to the server ours to keep apart, to the client the server's."""
+        return {direction: self.lab.linkable(PORT, direction) for direction in ("to_server", "to_client")}
 
-    def summary(self) -> str:
-        """For whoever reads the output of a test."""
-        took = self.samples[-1][0] - self.samples[0][0]
-        gaps = [f"{e.action} {e.interface} {1000 * handover_gap(self.samples, e.time):.0f} ms" for e in self.events[:4]]
-        return f"{took:.1f} s; {', '.join(gaps)}; resumed {1000 * self.resumed():.0f} ms; {self.moves}"
+    def gap(self, action: str, interface: str) -> float:
+        """The handover gap around something that happened, in seconds; the longer one, if both ways were used."""
+        event = next(event for event in self.events if (event.action, event.interface) == (action, interface))
+        return max(self.gaps(event).values())
+
+    def longest_gap(self) -> float:
+        """The longest handover gap around any event but the first, with which the journey begins."""
+        return max(max(self.gaps(event).values()) for event in self.events[1:])
+
+    def gaps(self, event: Event) -> dict[Way, float]:
+        """The handover gap of each way around an event, in seconds."""
+        return {way: handover_gap(samples, event.time) for way, samples in self.arrived.items()}
 
     def resumed(self) -> float:
         """Seconds from the last event, which brought a network back, to the first new bytes."""
-        return resumption(self.samples, self.events[-1].time)
+        return max(resumption(samples, self.events[-1].time) for samples in self.arrived.values())
+
+    def summary(self) -> str:
+        """For whoever reads the output of a test."""
+        took = max(samples[-1][0] - samples[0][0] for samples in self.arrived.values())
+        gaps = [
+            f"{event.action} {event.interface} {'/'.join(f'{1000 * gap:.0f}' for gap in self.gaps(event).values())} ms"
+            for event in self.events[:4]
+        ]
+        return f"{took:.1f} s; {', '.join(gaps)}; resumed {1000 * self.resumed():.0f} ms; {self.moves}"
 
 
 def cross(
@@ -385,25 +411,27 @@ def cross(
     certificates: Certificates,
     scenario: Scenario,
     *,
-    way: Way = "download",
+    way: Way | Literal["both"] = "download",
     size: int = 8 * MB,
     rate: float = 50e6,
     host: str = "",
+    sockets: Dispatch = "wildcard",
     **options: Unpack[Options],
 ) -> Crossing:
-    """Transfer something while the networks change.
+    """Transfer something while the networks change; ``sockets``: of the server.
 
     Radios are made slower than usual, so that a step that is late on a busy machine still falls on its place.
     """
     for network in lab.networks:
         network.set(rate=rate)
-    with Server(lab, certificates) as server, Journey(lab, scenario) as journey:
+    with Server(lab, certificates, sockets=sockets) as server, Journey(lab, scenario) as journey:
         with Client(lab, server, host, **options) as client:
-            transfer = client.transfer(way, size)
-            transfer.follow(journey.progress)
-            samples = transfer.arrived()
+            transfers = {each: client.transfer(each, size) for each in WAYS[way]}
+            for transfer in transfers.values():
+                transfer.follow(journey.progress)
+            arrived = {each: transfer.arrived() for each, transfer in transfers.items()}
             assert journey.wait(0), "the transfer was over before the scenario was"
-        crossing = Crossing(lab, samples, journey.events, client.changes, client.journal)
+        crossing = Crossing(lab, arrived, journey.events, client.changes, client.journal)
     sys.stdout.write(f"{scenario.name}, {way}: {crossing.summary()}\n")
     return crossing
 

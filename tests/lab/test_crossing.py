@@ -17,45 +17,57 @@ import pytest
 
 from tests.lab.crossing import PORT, Certificates, cross, probes_a_second, sources
 from whimbrel import NetworkLost, NetworkRestored, PathMigrated, PathRejected
-from whimbrel.testing import SCENARIOS, flapping, handover_gap, outage
+from whimbrel.testing import SCENARIOS, flapping, outage
 
 if TYPE_CHECKING:
-    from tests.lab.crossing import Way
+    from tests.lab.crossing import Dispatch, Way
     from whimbrel.testing import Laboratory
 
 pytestmark = pytest.mark.timeout(120)
 both_ways = pytest.mark.parametrize("way", ["download", "upload"])
+all_ways = pytest.mark.parametrize("way", ["download", "upload", "both"])
+each_dispatch = pytest.mark.parametrize("sockets", ["wildcard", "connected"])
 
 TO_WIFI = ("wwan0", "wlan0", "preferred")
 TO_CELLULAR = ("wlan0", "wwan0", "dead")
-HARD_CUT_BOUNDS = {"download": 0.5, "upload": 3 * 0.040 + 0.150}
+NOTHING: dict[str, frozenset[bytes]] = {"to_server": frozenset(), "to_client": frozenset()}
+"""No connection ID that links the networks, in either direction."""
+HARD_CUT_BOUNDS = {"download": 0.5, "upload": 3 * 0.040 + 0.150, "both": 0.5}
 """Seconds. Of an upload it is our own end that has to notice and to send again, so it must be quick."""
 
 
-@both_ways
-def test_a_transfer_moves_to_a_network_that_appears(lab: Laboratory, certificates: Certificates, way: Way) -> None:
-    crossing = cross(lab, certificates, SCENARIOS["overlap"], way=way)
+@each_dispatch
+@all_ways
+def test_a_transfer_moves_to_a_network_that_appears(
+    lab: Laboratory, certificates: Certificates, way: Way | Literal["both"], sockets: Dispatch
+) -> None:
+    crossing = cross(lab, certificates, SCENARIOS["overlap"], way=way, sockets=sockets)
     assert crossing.moves == [TO_WIFI]
     assert crossing.gap("join", "wlan0") < 0.5
-    assert lab.linkable(PORT, "to_server") == frozenset()
+    assert crossing.linkable == NOTHING
 
 
-@both_ways
-def test_a_transfer_survives_that_its_network_is_cut(lab: Laboratory, certificates: Certificates, way: Way) -> None:
-    crossing = cross(lab, certificates, SCENARIOS["hard-cut"], way=way)
+@each_dispatch
+@all_ways
+def test_a_transfer_survives_that_its_network_is_cut(
+    lab: Laboratory, certificates: Certificates, way: Way | Literal["both"], sockets: Dispatch
+) -> None:
+    crossing = cross(lab, certificates, SCENARIOS["hard-cut"], way=way, sockets=sockets)
     assert crossing.moves == [TO_WIFI, TO_CELLULAR]
     assert crossing.gap("down", "wlan0") < HARD_CUT_BOUNDS[way]
-    assert lab.linkable(PORT, "to_server") == frozenset()
+    assert crossing.linkable == NOTHING
 
 
-@both_ways
+@pytest.mark.parametrize(
+    ("way", "sockets"), [("download", "wildcard"), ("upload", "wildcard"), ("both", "wildcard"), ("both", "connected")]
+)
 def test_a_transfer_leaves_a_network_that_carries_nothing_more(
-    lab: Laboratory, certificates: Certificates, way: Way
+    lab: Laboratory, certificates: Certificates, way: Way | Literal["both"], sockets: Dispatch
 ) -> None:
-    crossing = cross(lab, certificates, SCENARIOS["black-hole"], way=way)
+    crossing = cross(lab, certificates, SCENARIOS["black-hole"], way=way, sockets=sockets)
     assert crossing.moves == [TO_WIFI, ("wlan0", "wwan0", "silent")]
     assert crossing.gap("silence", "wlan0") < 1.0
-    assert lab.linkable(PORT, "to_server") == frozenset()
+    assert crossing.linkable == NOTHING
 
 
 @both_ways
@@ -80,7 +92,7 @@ def test_a_transfer_goes_on_when_a_network_is_back(
     crossing = cross(lab, certificates, outage(2.0, back=back), way=way)
     assert [reason for _, _, reason in crossing.moves] == ["restored"]
     assert crossing.resumed() < 0.5
-    assert lab.linkable(PORT, "to_server") == frozenset()
+    assert crossing.linkable == NOTHING
 
 
 def test_an_outage_of_twenty_seconds_costs_no_more_than_itself(lab: Laboratory, certificates: Certificates) -> None:
@@ -101,7 +113,7 @@ def test_a_transfer_survives_that_the_router_forgets_it(lab: Laboratory, certifi
     crossing = cross(lab, certificates, SCENARIOS["nat-rebind"], way=way)
     # The server follows by itself: there is no other network to go to, and no reason to leave this one.
     assert crossing.moves == []
-    assert max(handover_gap(crossing.samples, event.time) for event in crossing.events[1:]) < 1.0
+    assert crossing.longest_gap() < 1.0
 
 
 @both_ways
@@ -110,15 +122,15 @@ def test_a_network_that_comes_and_goes_is_not_run_after(lab: Laboratory, certifi
     assert len(crossing.moves) < 10
     # A burst of six, and ten a second; each appearance would be asked three times otherwise.
     assert probes_a_second(lab) <= 16
-    assert lab.linkable(PORT, "to_server") == frozenset()
+    assert crossing.linkable == NOTHING
 
 
 @pytest.mark.parametrize("name", ["overlap", "hard-cut"])
 def test_ipv6_crosses_as_well(lab: Laboratory, certificates: Certificates, name: str) -> None:
     crossing = cross(lab, certificates, SCENARIOS[name], host=lab.server_address_ipv6)
     assert crossing.moves == [TO_WIFI, TO_CELLULAR][: len(crossing.events) - 1]
-    assert max(handover_gap(crossing.samples, event.time) for event in crossing.events[1:]) < 0.5
-    assert lab.linkable(PORT, "to_server") == frozenset()
+    assert crossing.longest_gap() < 0.5
+    assert crossing.linkable == NOTHING
     assert {ipaddress.ip_address(source).version for source in sources(lab)} == {6}
 
 

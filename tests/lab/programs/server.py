@@ -9,7 +9,7 @@ import asyncio
 import functools
 import json
 import sys
-from typing import TypedDict, cast
+from typing import Literal, TypedDict, cast
 from unittest import mock
 
 import whimbrel
@@ -27,6 +27,7 @@ class Order(TypedDict):
     key: str
     migration: bool
     """False: it forbids its clients to move (disable_active_migration, RFC 9000 §18.2)."""
+    sockets: Literal["wildcard", "connected"]
     id_length: int
     """Of its connection IDs. Where they are empty clients may not move either (RFC 9000 §9)."""
 
@@ -37,8 +38,9 @@ async def main(order: Order) -> None:
     config = functools.partial(_core.ServerConfig, migration=order["migration"], id_length=order["id_length"])
     with mock.patch.object(_core, "ServerConfig", config):
         serve = whimbrel.serve(
-            attend, order["addresses"], order["port"], cert=(order["chain"], order["key"]), alpn="test"
-        )
+            attend, order["addresses"], order["port"], cert=(order["chain"], order["key"]), alpn="test",
+            **({} if order["sockets"] == "wildcard" else {"sockets": order["sockets"]}),
+        )  # fmt: skip
     async with serve as server:
         tell("ready")
         await server.serve_forever()
