@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from whimbrel._client import connect
     from whimbrel._connection import Connection, ConnectionStats
     from whimbrel._server import Server, serve
+    from whimbrel._server_stats import ServerStats
     from whimbrel._stream import ReceiveStream, SendStream, Stream
 
     __version__: str
@@ -59,6 +60,7 @@ _LATER = {
     "ReceiveStream": "_stream",
     "SendStream": "_stream",
     "Server": "_server",
+    "ServerStats": "_server_stats",
     "Stream": "_stream",
     "connect": "_client",
     "serve": "_server",
@@ -101,6 +103,7 @@ __all__ = [
     "RemoteProtocolError",
     "SendStream",
     "Server",
+    "ServerStats",
     "StatelessReset",
     "Stream",
     "StreamError",

@@ -216,9 +216,10 @@ class Connection(ConnectionBase):
 
     async def handshake(self) -> Lost | None:
         """Wait for the handshake; None when it is complete, else why it failed. For `connect` and `serve`."""
-        while self._lost is None and not self._core.is_connected():
+        while self._lost is None and not self._established:
             await self._dialling.wait()
-        return self._lost
+        # A client may say everything at once and go. What it sent is there to be read, and somebody should.
+        return None if self._established and not self.is_client else self._lost
 
     # Small parts ------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import logging
 import warnings
 import weakref
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from whimbrel import _core
@@ -25,7 +25,7 @@ from whimbrel._errors import (
     is_clean,
     lost_error,
 )
-from whimbrel._events import PathChange, PathMigrated
+from whimbrel._events import PathChange, PathMigrated, Reason
 from whimbrel._path import Path
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ class ConnectionBase:
         self._lost: Lost | None = None
         self._fatal: ConnectionLost | None = None  # what the driver ended it with
         self._closing = False
+        self._established = False
         self._finishing: set[int] = set()  # finished streams that are not acknowledged
         self._on_stopped: dict[int, Callable[[], object]] = {}
         self._openers = (line(), line())
@@ -308,7 +309,7 @@ class ConnectionBase:
         elif kind == _core.LOST:
             self._end(self._core.lost() or ("local", 0, "", False))
         elif kind == _core.MOVED:
-            self._peer_moved()
+            self._peer_moved(value)
 
     def report(self, event: PathChange | Exception) -> None:
         """What the driver says: a change of the path, or what it ended the connection with."""
@@ -340,6 +341,7 @@ class ConnectionBase:
                 self._core.reset(stream, stopped.code)
 
     def _connected(self) -> None:
+        self._established = True
         self.alpn = (self._core.alpn() or b"").decode("ascii", "replace")
         self.peer_certificate = self._core.peer_certificate()
         self._since = self._pump.now()
@@ -349,12 +351,17 @@ class ConnectionBase:
     def _attach(self, attachment: Attachment) -> None:
         self._attachment = attachment
 
-    def _peer_moved(self) -> None:
-        old, self._since = self._path, self._pump.now()
-        self._path = new = self._core_path()
+    def _peer_moved(self, how: int) -> None:
+        silence, linkable, returned = (how >> 2) / 1e6, bool(how & 2), bool(how & 1)
+        old, since = self._path, self._pump.now()
+        new = replace(self._core_path(), since=since)
+        if new.remote == old.remote:
+            return  # Of two moves at once the first was told with the outcome of both.
+        reason: Reason = "rolled-back" if returned else "rebinding" if new.remote[0] == old.remote[0] else "peer"
+        self._since, self._path = since, new
         self.peer = address_text(new.remote)
-        logger.info("%s moved to %s", address_text(old.remote), address_text(new.remote))
-        self._tell(PathMigrated(old, new, "peer", 0.0))
+        logger.info("%s moved to %s (%s)", address_text(old.remote), self.peer, reason)
+        self._tell(PathMigrated(old, new, reason, silence, linkable))
 
     def _tell(self, event: PathChange) -> None:
         if isinstance(event, PathMigrated):
@@ -376,6 +383,11 @@ class ConnectionBase:
         self._lost = lost
         if self._attachment is not None:
             self._attachment.detach()
+        self._wake_all()
+        self._released()
+
+    def _wake_all(self) -> None:
+        """It is over, for all who wait."""
         self._wake_streams()
         for line in (
             *self._openers,
@@ -388,7 +400,6 @@ class ConnectionBase:
             line.wake_all()
         for watcher in self._watching():
             watcher.end()
-        self._released()
 
     def _movable(self) -> Attachment:
         """Who may be asked to move this connection."""
@@ -425,7 +436,7 @@ class ConnectionBase:
             local=core.local_address(),
             remote=core.remote_address(),
             interface=self._interface,
-            validated=core.is_connected(),
+            validated=core.is_validated(),
             rtt=stats.rtt,
             mtu=stats.mtu,
             since=self._since,

@@ -7,12 +7,16 @@ from typing import Literal
 
 from whimbrel._path import Path
 
-Reason = Literal["preferred", "dead", "silent", "restored", "requested", "returned", "rolled-back", "peer"]
+Reason = Literal["preferred", "dead", "silent", "restored", "requested", "returned", "rolled-back", "peer", "rebinding"]
 """Why a connection moved.
 
 ``preferred``: the kernel would now use another network; ``dead``: the old network went away; ``silent``: nothing came
 over it any more; ``restored``: a network is back after an outage; ``requested``: `Connection.migrate`; ``returned``:
-the kernel's choice answers again; ``rolled-back``: the new path carried nothing; ``peer``: the other end moved.
+the kernel's choice answers again; ``rolled-back``: the new path carried nothing, or, on a server, the client did not
+prove in time that it is there (§9.3.2).
+
+On a server: ``peer``: the client was found at another address; ``rebinding``: at another port of the same one, as
+happens when a NAT forgets (§9.3), or when the client took a new socket.
 """
 
 
@@ -26,7 +30,10 @@ class PathProbed:
 
 @dataclass(frozen=True, slots=True)
 class PathMigrated:
-    """The connection uses another path from now on (RFC 9000 §9)."""
+    """The connection uses another path from now on (RFC 9000 §9).
+
+    On a server this comes with the first packet from the new address, when ``new.validated`` is False still.
+    """
 
     old: Path
     new: Path

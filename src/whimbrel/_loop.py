@@ -34,6 +34,8 @@ class Pump(Resident):
         self._descriptors = (endpoint.fileno(), endpoint.wake_fileno())
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
+        self.turned = Line(self.loop)
+        """Woken after each turn of the pump."""
         for descriptor in self._descriptors:
             self.loop.add_reader(descriptor, self.pump)
         self.loop.call_soon(self.pump)
@@ -59,6 +61,7 @@ class Pump(Resident):
         delay = endpoint.pump()
         for number, kind, value in endpoint.news():
             self.tell(number, kind, value)
+        self.turned.wake_all()
         if delay is not None and not self.stopped:
             self._arm(delay)
 
@@ -75,6 +78,7 @@ class Pump(Resident):
             for descriptor in self._descriptors:
                 self.loop.remove_reader(descriptor)
         self.endpoint.close()
+        self.turned.wake_all()
 
     def stop_from_anywhere(self) -> None:
         """`stop`, for the garbage collector, which runs on any thread."""

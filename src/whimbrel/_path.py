@@ -16,7 +16,8 @@ class Path:
     interface: str | None
     """The network interface that packets leave by; ``None`` where the kernel chooses for each packet."""
     validated: bool
-    """Whether the peer is known to be reachable over it: a packet came back."""
+    """Whether the peer is known to be reachable over it: a packet came back. On a server, after its client has moved,
+    not before that has answered a challenge (§8.2)."""
     rtt: float
     """Smoothed round-trip time, seconds."""
     mtu: int

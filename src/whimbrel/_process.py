@@ -7,6 +7,7 @@ says goodbye on every connection. Both faces of the library, asyncio and blockin
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import weakref
@@ -16,6 +17,8 @@ from whimbrel import _core
 
 if TYPE_CHECKING:
     from whimbrel._core import Endpoint
+
+logger = logging.getLogger("whimbrel")
 
 
 class Target(Protocol):
@@ -45,6 +48,7 @@ class Resident:
         self.is_forked = False
         """Whether this is a dead copy in the child of a fork."""
         self._inherited: list[int] = []
+        self._is_crowded = False
         # Weak, so that a connection that its owner has dropped can notice that.
         self._targets: dict[int, weakref.ref[Target]] = {}
         self._listener = weakref.ref(listener) if listener is not None else None
@@ -66,6 +70,9 @@ class Resident:
 
     def tell(self, number: int, kind: int, value: int) -> None:
         """Hand one piece of the core's news to whom it is for."""
+        if kind == _core.CROWDED:
+            self._crowded(value)
+            return
         reference = self._targets.get(number)
         target = reference() if reference is not None else None
         if target is not None:
@@ -74,6 +81,14 @@ class Resident:
             listener = self._listener() if self._listener is not None else None
             if listener is not None:
                 listener.incoming(number)
+
+    def _crowded(self, error: int) -> None:
+        """A server's connection gets no socket of its own. It does without; that is said once."""
+        if not self._is_crowded:
+            self._is_crowded = True
+            logger.warning(
+                "no more connected sockets (%s): the other connections share the server's", os.strerror(error)
+            )
 
     def farewell(self) -> None:
         """The interpreter ends: tell the peers, close the sockets, wait for nothing."""

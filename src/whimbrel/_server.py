@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import logging
 import warnings
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from whimbrel import _core
 from whimbrel._client import alpn_bytes, resolve, transport_config
@@ -16,6 +17,7 @@ from whimbrel._config import Limits
 from whimbrel._connection import Connection
 from whimbrel._errors import ConnectionLost, address_text
 from whimbrel._loop import Line, Pump
+from whimbrel._server_stats import ServerStats, server_stats
 from whimbrel._tls import StrPath, certificates, private_key
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("whimbrel")
 
+CLOSING = "the server is closing"
+PARTING = 1.0
+"""Seconds that a server which closes waits for its peers to take note, at most: three probe timeouts of all but the
+slowest (RFC 9000 §10.2)."""
+
 
 def serve(
     handler: Callable[[Connection], Awaitable[None]],
@@ -35,6 +42,8 @@ def serve(
     cert: tuple[StrPath, StrPath],
     alpn: str | Sequence[str],
     client_ca: StrPath | None = None,
+    sockets: Literal["wildcard", "connected"] = "wildcard",
+    retry: Literal["auto", "always", "never"] = "auto",
     idle_timeout: float = 90.0,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> _Serve:
@@ -48,8 +57,13 @@ def serve(
         cert: certificate chain and key, PEM files.
         alpn: the application protocols spoken, the favourite first.
         client_ca: ask for client certificates, and verify them with this file.
+        sockets: ``wildcard``: one socket for each address, and connections are told apart by their IDs; ``connected``:
+            each client that has proven its address gets a socket connected to it, so that the kernel tells them apart,
+            as long as there are descriptors (RLIMIT_NOFILE, an eighth of which is left to the application).
+        retry: newcomers prove their address before anything is kept for them, at the price of a round trip (Retry,
+            RFC 9000 §8.1.2): ``always``, ``never``, or only while 256 handshakes are under way (``auto``).
         idle_timeout: seconds without any packet after which a connection is lost (RFC 9000 §10.1).
-        limits: bounds on the memory of each connection.
+        limits: bounds on the memory of each connection, and on their number.
 
     Raises:
         OSError: the port is in use, or a file cannot be read.
@@ -62,6 +76,8 @@ def serve(
         cert=cert,
         alpn=alpn,
         client_ca=client_ca,
+        sockets=sockets,
+        retry=retry,
         idle_timeout=idle_timeout,
         limits=limits,
     )
@@ -78,6 +94,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._closed = False
+        self._stats: ServerStats
         self._pump = Pump(endpoint, self)
         self._endpoint = endpoint
         self._waiting = Line(self._pump.loop)
@@ -92,6 +109,13 @@ class Server:
         """The connections that stand now."""
         return [connection for connection in self._connections.values() if connection._core.is_connected()]
 
+    def stats(self) -> ServerStats:
+        """What the server has done so far."""
+        self._pump.check()
+        if not self._closed:
+            self._stats = server_stats(self._endpoint, len(self.connections))
+        return self._stats
+
     async def serve_forever(self) -> None:
         """Wait until the server is closed."""
         self._pump.check()
@@ -101,11 +125,15 @@ class Server:
     async def close(self, *, drain: float = 0.0) -> None:
         """Take no newcomers, wait for those there are, then close the rest. May be called twice.
 
+        Peers that were closed here are given a moment to take note: as long as some send on, they are told again (RFC
+        9000 §10.2), for one second at most. Cancelled, it closes without waiting.
+
         Args:
             drain: seconds to wait for handlers to return.
         """
         self._pump.check()
         self._closing = True
+        self._endpoint.refuse_newcomers()
         try:
             if self._tasks and drain > 0:
                 await asyncio.wait(set(self._tasks), timeout=drain)
@@ -113,6 +141,8 @@ class Server:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.wait(set(self._tasks))
+            self._close_connections()
+            await self._part()
         finally:
             self._close_now()
 
@@ -129,7 +159,8 @@ class Server:
         )
         self._connections[number] = connection
         if self._closing:
-            connection._close_now(0, "the server is closing")
+            # It was let in a moment before, and its news waited.
+            connection._close_now(0, CLOSING)
             return
         task = self._pump.loop.create_task(self._attend(connection))
         self._tasks.add(task)
@@ -158,12 +189,23 @@ class Server:
         finally:
             connection._close_now(0, "")
 
+    def _close_connections(self) -> None:
+        for connection in list(self._connections.values()):
+            connection._close_now(0, CLOSING)
+
+    async def _part(self) -> None:
+        """Answer late packets, until all have taken note or three probe timeouts are over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PARTING):
+                while not self._closed and self._endpoint.unanswered():
+                    await self._pump.turned.wait()
+
     def _close_now(self) -> None:
         if self._closed:
             return
+        self._stats = self.stats()
         self._closed = True
-        for connection in list(self._connections.values()):
-            connection._close_now(0, "the server is closing")
+        self._close_connections()
         self._pump.stop()
         self._waiting.wake_all()
 
@@ -190,17 +232,29 @@ class _Serve:
         cert: tuple[StrPath, StrPath],
         alpn: str | Sequence[str],
         client_ca: StrPath | None,
+        sockets: str,
+        retry: str,
         idle_timeout: float,
         limits: Limits,
     ) -> None:
         if not 0 <= port < 65536:
             raise ValueError(f"port must be 0 to 65535, not {port}")
+        if sockets not in ("wildcard", "connected"):
+            raise ValueError(f"sockets must be 'wildcard' or 'connected', not {sockets!r}")
+        if retry not in ("auto", "always", "never"):
+            raise ValueError(f"retry must be 'auto', 'always' or 'never', not {retry!r}")
         self._handler = handler
         self._hosts = ["0.0.0.0", "::"] if host is None else [host] if isinstance(host, str) else list(host)
         if not self._hosts:
             raise ValueError("host must name at least one address")
         self._port = port
         self._server: Server | None = None
+        self._listen_on = functools.partial(
+            _core.Endpoint.server,
+            connected=sockets == "connected",
+            retry=retry,
+            max_connections=limits.max_connections,
+        )
         self._config = _core.ServerConfig(
             alpn=alpn_bytes(alpn),
             certificate=certificates(cert[0], "certificate"),
@@ -232,7 +286,7 @@ class _Serve:
         try:
             if self._port == 0 and len(addresses) > 1:
                 return self._bind_one_free_port(addresses)
-            return _core.Endpoint.server(self._config, addresses)
+            return self._listen_on(self._config, addresses)
         except OSError as error:
             where = ", ".join(address_text(address) for address in addresses)
             told = type(error)(f"cannot listen on {where}: {error.strerror or error}")
@@ -242,11 +296,11 @@ class _Serve:
     def _bind_one_free_port(self, addresses: list[Address]) -> _core.Endpoint:
         """The kernel picks a port for the first address; it may be taken on another: then the next one."""
         for _ in range(20):
-            first = _core.Endpoint.server(self._config, addresses[:1])
+            first = self._listen_on(self._config, addresses[:1])
             port = first.addresses()[0][1]
             first.close()
             try:
-                return _core.Endpoint.server(self._config, [(host, port) for host, _ in addresses])
+                return self._listen_on(self._config, [(host, port) for host, _ in addresses])
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
