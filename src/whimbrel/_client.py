@@ -174,11 +174,14 @@ class _Connect:
         """The addresses to try, in order."""
         try:
             addresses = await resolve(self._host, self._port)
-        except socket.gaierror as error:
-            raise ConnectFailed(f"cannot find {self._host!r}: {error.strerror}", peer=self._peer) from error
-        except UnicodeError as error:
-            raise ConnectFailed(f"{self._host!r} is not a valid host name", peer=self._peer) from error
+        except (socket.gaierror, UnicodeError) as error:
+            raise self._not_found(error) from error
         return in_turns(addresses)
+
+    def _not_found(self, error: socket.gaierror | UnicodeError) -> ConnectFailed:
+        if isinstance(error, UnicodeError):
+            return ConnectFailed(f"{self._host!r} is not a valid host name", peer=self._peer)
+        return ConnectFailed(f"cannot find {self._host!r}: {error.strerror}", peer=self._peer)
 
     async def _first_to_answer(self, addresses: list[Address], tried: list[Address]) -> Connection:
         if len(addresses) == 1:
@@ -198,10 +201,7 @@ class _Connect:
                     return won
         finally:
             await _abandon(running)
-        error = failures[0]
-        if len(failures) > 1:
-            error.add_note("; ".join(str(other) for other in failures[1:]))
-        raise error
+        raise all_failed(failures)
 
     def _winner(self, done: set[asyncio.Task[Connection]], failures: list[ConnectFailed]) -> Connection | None:
         """The first connection among tasks that ended; the others of the same moment are closed."""
@@ -294,6 +294,14 @@ def _tell(reference: weakref.ref[Connection], event: PathChange | Exception) -> 
         connection.report(event)
 
 
+def all_failed(failures: list[ConnectFailed]) -> ConnectFailed:
+    """What is raised when no address led anywhere: the first failure, with the others as a note."""
+    error = failures[0]
+    if len(failures) > 1:
+        error.add_note("; ".join(str(other) for other in failures[1:]))
+    return error
+
+
 async def _abandon(tasks: set[asyncio.Task[Connection]]) -> None:
     """Cancel what is still being tried, and close what came about meanwhile."""
     for task in tasks:
@@ -313,10 +321,22 @@ async def resolve(host: str, port: int) -> list[Address]:
         socket.gaierror: there is none.
         UnicodeError: it cannot be a name.
     """
+    literal = literal_address(host, port)
+    if literal is not None:
+        return [literal]
+    return addresses_of(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM))
+
+
+def literal_address(host: str, port: int) -> Address | None:
+    """An address that was given as such; None: it is a name."""
     with contextlib.suppress(ValueError):
-        return [(str(ipaddress.ip_address(host)), port)]
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    return list(dict.fromkeys((str(entry[4][0]), port) for entry in found))
+        return str(ipaddress.ip_address(host)), port
+    return None
+
+
+def addresses_of(found: Sequence[tuple[object, object, object, object, tuple[object, ...]]]) -> list[Address]:
+    """What `socket.getaddrinfo` says, each once."""
+    return list(dict.fromkeys((str(entry[4][0]), int(str(entry[4][1]))) for entry in found))
 
 
 def in_turns(addresses: list[Address]) -> list[Address]:

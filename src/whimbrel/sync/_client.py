@@ -1,0 +1,160 @@
+"""connect(): from a name to a connection, on the caller's thread.
+
+What is dialled, and how, is described by the asyncio face's `connect`, with all its options. Here is only the waiting:
+one thread pumps the connections to all addresses until one of them has shaken hands.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import select
+import socket
+import threading
+import time
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING
+
+from whimbrel import _client
+from whimbrel._client import STAGGER, addresses_of, all_failed, in_turns, literal_address
+from whimbrel._errors import ConnectFailed, ConnectTimeout, HandshakeFailed, connect_error
+from whimbrel.sync._connection import Connection
+from whimbrel.sync._options import takes_what
+from whimbrel.sync._pump import Pump
+
+if TYPE_CHECKING:
+    from whimbrel._events import PathChange
+    from whimbrel._path import Address
+
+
+@takes_what(_client.connect)
+def connect(*args: object, **options: object) -> Connection:
+    """Open a connection, and return when it stands. ``with connect(...) as connection`` closes it as well.
+
+    Takes what `whimbrel.connect` takes, and raises what that raises. ``timeout`` bounds the dial.
+    """
+    return _Dial(_client.connect(*args, **options)).connection()  # type: ignore[arg-type]
+
+
+class _Dial:
+    """One dial under way."""
+
+    def __init__(self, described: _client._Connect) -> None:
+        self._described = described
+        self._deadline = None if described._timeout is None else time.monotonic() + described._timeout
+        self._tried: list[Address] = []
+        self._failures: list[ConnectFailed] = []
+        self._running: list[Connection] = []
+
+    def connection(self) -> Connection:
+        """The connection to the first address that answers."""
+        try:
+            connection = self._first_to_answer(self._look_up())
+            self._look_after(connection)
+            self._running.remove(connection)
+        finally:
+            for other in self._running:
+                other._close_now(0, "")
+        return connection
+
+    def _look_up(self) -> list[Address]:
+        """The addresses to try, in order. On a thread, since the system's look-up heeds neither time nor Ctrl-C."""
+        host, port = self._described._host, self._described._port
+        literal = literal_address(host, port)
+        if literal is not None:
+            return [literal]
+        answer: queue.SimpleQueue[list[Address] | socket.gaierror | UnicodeError] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer.put(addresses_of(socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)))
+            except (socket.gaierror, UnicodeError) as error:
+                answer.put(error)
+
+        threading.Thread(target=ask, name="whimbrel-lookup", daemon=True).start()
+        try:
+            found = answer.get(timeout=self._left())
+        except queue.Empty:
+            raise self._too_late() from None
+        if isinstance(found, Exception):
+            raise self._described._not_found(found) from found
+        return in_turns(found)
+
+    def _first_to_answer(self, addresses: list[Address]) -> Connection:
+        waiting = deque(addresses)
+        next_joins = 0.0
+        while True:
+            left = self._left()
+            if left == 0:
+                raise self._too_late()
+            if waiting and (not self._running or next_joins <= time.monotonic()):
+                self._try(waiting.popleft())
+                next_joins = time.monotonic() + STAGGER
+            if not self._running and not waiting:
+                raise all_failed(self._failures)
+            for connection in self._running:
+                if connection.handshake():
+                    if connection._lost is None:
+                        return connection
+                    self._failed(connection)
+                    break
+            else:
+                joins = next_joins - time.monotonic() if waiting else None
+                self._wait([limit for limit in (left, joins) if limit is not None])
+
+    def _wait(self, limits: list[float]) -> None:
+        """Until a connection has something to pump or to tell. Its timers are seen to by the guard thread meanwhile."""
+        poller = select.poll()
+        for connection in self._running:
+            endpoint = connection._pump.endpoint
+            poller.register(endpoint.fileno(), select.POLLIN)
+            poller.register(endpoint.wake_fileno(), select.POLLIN)
+        poller.poll(max(0.0, min(limits)) * 1000 if limits else None)
+
+    def _try(self, address: Address) -> None:
+        described = self._described
+        self._tried.append(address)
+        try:
+            endpoint, core, interface = described._open(address)
+        except ConnectFailed as error:
+            self._failures.append(error)
+            return
+        pump = Pump(endpoint)
+        self._running.append(
+            Connection(pump, core, is_client=True, peer=described._peer, interface=interface, released=pump.stop)
+        )
+
+    def _failed(self, connection: Connection) -> None:
+        """One address leads nowhere. Once the server has answered, its other addresses would say the same."""
+        described = self._described
+        self._running.remove(connection)
+        assert connection._lost is not None, "it has failed"
+        error = connect_error(connection._lost, peer=described._peer, name=described._name, path=connection.path)
+        if isinstance(error, HandshakeFailed):
+            raise error
+        self._failures.append(error)
+
+    def _look_after(self, connection: Connection) -> None:
+        """Hand the connection to the driver, on whose thread it is watched from now on."""
+        migration = self._described._migration
+        if migration is None:
+            return
+        from whimbrel._driver import driver
+
+        report = functools.partial(_report, weakref.ref(connection))
+        core, endpoint = connection._core, connection._pump.endpoint
+        connection._attach(driver.attach(endpoint, core, self._described._peer, migration, report))
+
+    def _left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def _too_late(self) -> ConnectTimeout:
+        return ConnectTimeout(self._described._what_was_tried(self._tried), peer=self._described._peer)
+
+
+def _report(reference: weakref.ref[Connection], event: PathChange | Exception) -> None:
+    """Bring the driver's news to the connection. On the control thread: nothing there waits."""
+    connection = reference()
+    if connection is not None:
+        connection.report(event)

@@ -1,0 +1,325 @@
+"""Connection: streams, datagrams, the path in use, and the end of it all, for threads."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from typing import TYPE_CHECKING, Self, TypeVar, cast
+
+from whimbrel import _core
+from whimbrel._connection_base import ConnectionBase, PathQueue
+from whimbrel._errors import ConnectionLost, NoAnswer
+from whimbrel.sync._pump import Line, Pump, Waiter
+from whimbrel.sync._stream import ReceiveStream, SendStream, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from whimbrel._events import PathChange
+    from whimbrel._path import Path
+
+S = TypeVar("S", bound="SendStream")
+
+
+class Connection(ConnectionBase):
+    """One QUIC connection; made by `connect` or by a server. Any thread may use it; leaving ``with`` closes it.
+
+    Attributes:
+        alpn: the application protocol agreed on.
+        peer_certificate: the peer's certificate, DER; None where it showed none.
+        is_client: whether this end opened it.
+        peer: who is at the other end, as ``host:port``.
+    """
+
+    _pump: Pump
+    _openers: tuple[Line, Line]
+    _accepters: Line
+    _datagram_readers: Line
+    _dialling: Line
+    _lingering: Line
+    _waiting_closed: Line
+
+    def __init__(
+        self,
+        pump: Pump,
+        core: _core.Connection,
+        *,
+        is_client: bool,
+        peer: str,
+        interface: str | None,
+        released: Callable[[], None],
+        greeted: Callable[[Connection], None] | None = None,
+    ) -> None:
+        """Made by this package only; see `ConnectionBase`. `greeted` is called when the handshake is complete."""
+        # For what is looked at and then changed. Nothing else is asked for under it but what the core says.
+        self._lock = threading.RLock()
+        self._readers: dict[int, Waiter] = {}
+        self._writers: dict[int, Waiter] = {}
+        self._greeted = greeted
+        line = functools.partial(Line, pump)
+        super().__init__(pump, core, line, is_client=is_client, peer=peer, interface=interface, released=released)
+
+    # The path ---------------------------------------------------------------------------------------------------------
+
+    def path_changes(self, *, timeout: float | None = None) -> Iterator[PathChange]:
+        """What happens to the path from now on. Each caller has its own; it ends with the connection.
+
+        At most 64 events wait to be fetched; then the oldest is dropped, and counted in `ConnectionStats`.
+
+        Args:
+            timeout: seconds that each step waits at most; then it raises TimeoutError, and may be taken again.
+        """
+        self._pump.check()
+        watcher = _PathChanges(self, timeout)
+        with self._lock:
+            self._watch(watcher)
+        return watcher
+
+    def migrate(self, *, interface: str | None = None, timeout: float | None = None) -> Path:
+        """Move the connection to another network path and return that path.
+
+        The server is asked over the new network first; until it answers, data keeps flowing on the old path. The move
+        uses a connection ID never used elsewhere, so that an observer cannot link the two (RFC 9000 §9.5).
+
+        Args:
+            interface: its name, such as ``"wlan0"``. By default, whichever the kernel prefers now.
+            timeout: seconds; by default three probes at the best RTT known.
+
+        Raises:
+            MigrationDisabled: the server sent ``disable_active_migration`` (§18.2), or this connection was opened with
+                ``migration=None``, or this is the server's end, which may not move (§9).
+            NoRoute: no network leads to the peer over that interface.
+            NoAnswer: nothing came back over the new network in time; the old path stays in use.
+            ConnectionIdsExhausted: the server left us no spare connection ID.
+            ConnectionLost: the connection ended.
+        """
+        attachment = self._movable()
+        decided = Line(self._pump)
+        moving = attachment.request_move(interface)
+        moving.add_done_callback(lambda _: decided.wake_all())
+        try:
+            self._path = decided.until(lambda: moving.result() if moving.done() else None, timeout)
+        except TimeoutError:
+            attachment.cancel_move()
+            raise NoAnswer(f"no answer within {timeout:g} s", peer=self.peer, path=self._path) from None
+        except KeyboardInterrupt:
+            attachment.cancel_move()
+            raise
+        return self._path
+
+    # Streams and datagrams --------------------------------------------------------------------------------------------
+
+    def open_stream(self, *, timeout: float | None = None) -> Stream:
+        """Open a stream in both directions; wait while the peer's limit is reached (RFC 9000 §4.6).
+
+        The peer learns of it with the first bytes.
+
+        Raises:
+            TimeoutError: the limit stood for so long.
+            ConnectionLost: the connection ended.
+        """
+        return self._open(0, lambda stream: Stream(self, stream), timeout)
+
+    def open_send_stream(self, *, timeout: float | None = None) -> SendStream:
+        """Open a stream in our direction only; wait while the peer's limit is reached.
+
+        Raises:
+            TimeoutError: the limit stood for so long.
+            ConnectionLost: the connection ended.
+        """
+        return self._open(1, lambda stream: SendStream(self, stream), timeout)
+
+    def accept_stream(self, *, timeout: float | None = None) -> Stream | ReceiveStream:
+        """Wait for a stream that the peer opens.
+
+        Raises:
+            TimeoutError: it opened none in time.
+            ConnectionLost: the connection ended.
+        """
+        self._pump.check()
+        return self._accepters.until(self._accept, timeout)
+
+    def streams(self, *, timeout: float | None = None) -> Iterator[Stream | ReceiveStream]:
+        """The streams that the peer opens. Ends quietly when the connection ends cleanly.
+
+        Args:
+            timeout: seconds that each step waits at most; then it raises TimeoutError, and may be taken again.
+
+        Raises:
+            ConnectionLost: while iterating: the connection ended otherwise.
+        """
+        self._pump.check()
+        return _Streams(self, timeout)
+
+    def receive_datagram(self, *, timeout: float | None = None) -> bytes:
+        """Wait for a datagram of the peer's.
+
+        Raises:
+            TimeoutError: none came in time.
+            ConnectionLost: the connection ended.
+        """
+        self._pump.check()
+        return self._datagram_readers.until(self._take_datagram, timeout)
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def close(self, code: int = 0, reason: str = "", *, linger: float = 3.0) -> None:
+        """Close the connection (CONNECTION_CLOSE, RFC 9000 §10.2). May be called twice, and while others wait for it.
+
+        Finished streams are first given time to be acknowledged. Interrupted meanwhile, it closes without waiting.
+
+        Args:
+            code: the reason, in the application's code space; 0: all is well.
+            reason: a phrase for the peer's log.
+            linger: seconds to wait for acknowledgements, at most.
+        """
+        self._pump.check()
+        with self._lock:
+            first, self._closing = not self._closing, True
+        if first and self._lost is None:
+            try:
+                if self._finishing and linger > 0:
+                    self._pump.until(self._is_acknowledged, linger, self._lingering.waiters, object())
+            finally:
+                self._close_now(code, reason)
+        self.wait_closed()
+
+    def wait_closed(self, *, timeout: float | None = None) -> None:
+        """Wait until the connection has ended, whoever ended it and why.
+
+        Raises:
+            TimeoutError: it still stands.
+        """
+        self._pump.check()
+        self._waiting_closed.until(lambda: self._lost, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            # The peer must not take this for the good end of what we were doing.
+            self._pump.check()
+            self._close_now(1, "")
+
+    def handshake(self) -> bool:
+        """Go on with the handshake; whether it is over, well or not. For `connect`, which has it for itself still."""
+        self._pump.turn(0.0)
+        return self._lost is not None or self._core.is_connected()
+
+    def farewell(self) -> None:
+        """The interpreter ends."""
+        super().farewell()
+        self._wake_all()
+
+    # News from below, and small parts ---------------------------------------------------------------------------------
+
+    def _connected(self) -> None:
+        super()._connected()
+        if self._greeted is not None:
+            self._greeted(self)
+
+    def _open(self, kind: int, make: Callable[[int], S], timeout: float | None) -> S:
+        self._pump.check()
+
+        def attempt() -> S | None:
+            if self._lost is not None:
+                raise self._error()
+            stream = self._core.open_stream(kind == 1)
+            return None if stream is None else make(stream)
+
+        return self._openers[kind].until(attempt, timeout)
+
+    def _accept(self) -> Stream | ReceiveStream | None:
+        # What came before the peer closed is still ours to read; after our own close() nothing is.
+        lost = self._lost
+        if lost is None or lost[0] != "local":
+            stream = self._core.accept_stream(False)
+            if stream is not None:
+                return Stream(self, stream)
+            stream = self._core.accept_stream(True)
+            if stream is not None:
+                return ReceiveStream(self, stream)
+        if lost is not None:
+            raise self._error()
+        return None
+
+    def _take_datagram(self) -> bytes | None:
+        lost = self._lost  # Before we look: nothing comes after that.
+        data = self._core.receive_datagram()
+        if data is None and lost is not None:
+            raise self._error()
+        return data
+
+    def _is_acknowledged(self) -> bool | None:
+        return True if self._lost is not None or not self._finishing else None
+
+    def _wake_reader(self, stream: int) -> None:
+        waiter = self._readers.get(stream)
+        if waiter is not None:
+            waiter.wake()
+
+    def _wake_writer(self, stream: int) -> None:
+        waiter = self._writers.get(stream)
+        if waiter is not None:
+            waiter.wake()
+
+    def _wake_streams(self) -> None:
+        for waiters in (self._readers, self._writers):
+            for waiter in waiters.copy().values():
+                waiter.wake()
+
+
+class _Streams:
+    """Iteration over the peer's streams. A class, since a generator is over once a time limit has gone through it."""
+
+    def __init__(self, connection: Connection, timeout: float | None) -> None:
+        self._connection = connection
+        self._timeout = timeout
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Stream | ReceiveStream:
+        try:
+            return self._connection.accept_stream(timeout=self._timeout)
+        except ConnectionLost:
+            if self._connection._is_clean():
+                raise StopIteration from None
+            raise
+
+
+class _PathChanges(PathQueue):
+    """One caller's queue of path changes."""
+
+    _line: Line
+
+    def __init__(self, connection: Connection, timeout: float | None) -> None:
+        self._pump = connection._pump
+        self._timeout = timeout
+        super().__init__(Line(self._pump), ended=connection._lost is not None)
+
+    def end_from_anywhere(self) -> None:
+        """No more will come."""
+        self.end()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> PathChange:
+        self._pump.check()
+        return cast("PathChange", self._line.until(self._next, self._timeout))
+
+    def _next(self) -> PathChange | None:
+        ended = self._ended  # Before we look: nothing comes after that.
+        with contextlib.suppress(IndexError):
+            return self._events.popleft()
+        if ended:
+            raise StopIteration
+        return None
