@@ -2,13 +2,16 @@
 
 Run: python benches/handover_gap.py [--runs 20] [--scenario hard-cut ...] [--json runs.jsonl]; root or user namespaces
 are needed. Each run is a ``whimbrel demo`` without its picture and its client over TCP: a laboratory of its own, a
-server and a transfer of some seconds. Scenarios take turns, so that what else the machine does falls on all alike.
-Exit status 1: a bar was missed.
+server and a transfer of some seconds. Scenarios take turns, so that what else the machine does falls on all alike; so
+do dispatches and directions, of which ``--server whimbrel`` may be given several.
+A gap over its bar is a stray; each is told with its beginning, since one that begins long after the move is another
+one's: a packet that was lost on the new network. Exit status 1: a bar was missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -60,6 +63,21 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """How long something took."""
+
+    value: float
+    """Milliseconds."""
+    begins: dict[str, float | None] | None = None
+    """When a gap began, as seen from the change and from the move: milliseconds."""
+    run: int = 0
+
+
+Variant = tuple[str | None, str]
+"""Dispatch of our own server, and direction."""
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What else the machine did."""
 
@@ -75,13 +93,18 @@ def main() -> int:
     args = arguments()
     done: list[dict[str, Any]] = []
     wanted = args.scenario or list(DEFAULT_SCENARIOS)
-    print(f"{args.runs} runs each, one at a time: {', '.join(wanted)}; {args.size:g} MB from {args.server}", flush=True)
+    variants = list(itertools.product(dispatches(args), args.direction or ["down"]))
+    kinds = "; ".join(" ".join(filter(None, variant)) for variant in variants)
+    print(
+        f"{args.runs} runs each, one at a time: {', '.join(wanted)}; {args.size:g} MB, {args.server}; {kinds}",
+        flush=True,
+    )
     try:
         for number in range(args.runs):
-            for scenario in wanted:
-                run = once(scenario, args)
+            for scenario, variant in itertools.product(wanted, variants):
+                run = once(scenario, variant, args) | {"number": number + 1}
                 done.append(run)
-                print(line(number, run), file=sys.stderr, flush=True)
+                print(line(run), file=sys.stderr, flush=True)
                 if args.json is not None:
                     with Path(args.json).open("a") as file:
                         file.write(json.dumps(run) + "\n")
@@ -103,13 +126,26 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sockets", choices=("pinned", "unconnected", "connected"), default="pinned")
     parser.add_argument("--auto", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--keepalive", type=float, metavar="S", help="seconds of silence before a PING")
-    parser.add_argument("--server", choices=("caddy", "gtlsserver"), default="caddy")
+    parser.add_argument("--server", choices=("caddy", "gtlsserver", "whimbrel"), default="caddy")
+    parser.add_argument(
+        "--dispatch", action="append", choices=("wildcard", "connected"),
+        help="of whimbrel's own server; may be repeated (default: wildcard)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--direction", action="append", choices=("down", "up", "both"), help="may be repeated (default: down)"
+    )
     parser.add_argument("--size", type=float, default=16, metavar="MB", help="of the file (default: 16)")
     parser.add_argument("--json", metavar="FILE", help="append each run's results as a line of JSON")
     return parser.parse_args()
 
 
-def once(scenario: str, args: argparse.Namespace) -> dict[str, Any]:
+def dispatches(args: argparse.Namespace) -> list[str | None]:
+    """Return what was asked for of our own server; of the others nothing can be."""
+    wanted: list[str | None] = list(args.dispatch or ())
+    return wanted or (["wildcard"] if args.server == "whimbrel" else [None])
+
+
+def once(scenario: str, variant: Variant, args: argparse.Namespace) -> dict[str, Any]:
     """Run the demo once; return its report, with the machine's load beside it.
 
     Raises:
@@ -121,7 +157,8 @@ def once(scenario: str, args: argparse.Namespace) -> dict[str, Any]:
         result = Path(folder) / "report.json"
         argv = [sys.executable, "-P", "-m", "whimbrel", "demo", "--scenario", scenario, "--sockets", args.sockets]
         argv += ["--auto" if args.auto else "--no-auto", "--server", args.server, "--size", str(args.size)]
-        argv += ["--no-other-client", "--no-picture", "--json", str(result)]
+        argv += ["--no-other-client", "--no-picture", "--json", str(result), "--direction", variant[1]]
+        argv += [] if variant[0] is None else ["--dispatch", variant[0]]
         argv += [] if args.keepalive is None else ["--keepalive", str(args.keepalive)]
         said = demo(argv)
         if not result.exists():
@@ -150,77 +187,118 @@ def demo(argv: list[str]) -> str:
 
 def tell(done: list[dict[str, Any]]) -> int:
     """Print the table and the verdict; return the exit status."""
-    groups: dict[tuple[str, str, bool], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for run in done:
-        report = run["report"]
-        groups[report["scenario"], report["sockets"], report["auto"]].append(report)
-    head = ("scenario", "sockets", "runs", "equal", "what happened", "p50", "p99", "max", "beyond", "bar",
+        report = run["report"] | {"number": run["number"]}
+        how = report["sockets"] + ("" if report["auto"] else ", not auto")
+        server = report["server"] + (f", {report['dispatch']}" if report["dispatch"] else "")
+        groups[report["scenario"], how, f"{server}, {report['direction']}"].append(report)
+    head = ("scenario", "sockets", "server", "runs", "equal", "what happened", "p50", "p99", "max", "beyond", "bar",
             "linkable to server / client", "probes")  # fmt: skip
     rows: list[tuple[str, ...]] = [head]
     verdicts: list[str] = []
     missed = False
-    for (scenario, sockets, auto), reports in groups.items():
-        title = (scenario, sockets if auto else f"{sockets}, not auto")
-        table, misses = summary(scenario, sockets, reports)
-        rows += [(*(title if not index else ("", "")), *row) for index, row in enumerate(table)]
-        excuse = excused(scenario, sockets, auto)
+    strays: list[str] = []
+    for title, reports in groups.items():
+        table, misses, beyond = summary(reports)
+        rows += [(*(title if not index else ("", "", "")), *row) for index, row in enumerate(table)]
+        strays += [f"{title[0]} {title[2]}: {stray}" for stray in beyond]
+        excuse = excused(reports[0])
         missed |= bool(misses) and excuse is None
         verdict = "met" if not misses else f"{'by design' if excuse else 'MISSED'}: {'; '.join(misses)}"
-        verdicts.append(f"{' '.join(title)}: {verdict}" + (f" ({excuse})" if misses and excuse else ""))
+        verdicts.append(f"{', '.join(title)}: {verdict}" + (f" ({excuse})" if misses and excuse else ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     print("milliseconds; gaps less the stream's usual one, resumptions whole")
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(loads([run["load"] for run in done]))
-    print("\n".join(verdicts))
+    print("\n".join([*strays, loads([run["load"] for run in done]), *verdicts]))
     return int(missed)
 
 
-def summary(scenario: str, sockets: str, reports: list[dict[str, Any]]) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Return the cells of one scenario, a row for each kind of event, and what is wrong."""
+def summary(reports: list[dict[str, Any]]) -> tuple[list[tuple[str, ...]], list[str], list[str]]:
+    """Return the cells of one group, a row for each kind of event; what is wrong; and what the strays were."""
     equal = sum(report["sha256_equal"] for report in reports)
-    linkable = [
-        sum(bool(report["linkable_connection_ids"][way]) for report in reports) for way in ("to_server", "to_client")
-    ]
+    linkable = {
+        way: sum(bool(report["linkable_connection_ids"][way]) for report in reports)
+        for way in ("to_server", "to_client")
+    }
     probes = [sum(network["probes"] for network in report["networks"].values()) for report in reports]
     misses = [] if equal == len(reports) else [f"{len(reports) - equal} transfers failed"]
-    if sockets == "pinned" and linkable[0]:
-        misses.append(f"linkable in {linkable[0]} runs")
+    misses += [f"linkable {way} in {linkable[way]} runs" for way in ours_to_keep_apart(reports[0]) if linkable[way]]
     common = (str(len(reports)), f"{equal}/{len(reports)}")
-    tail = (f"{linkable[0]} / {linkable[1]} runs", f"{percentile(probes, 50):.0f}, at most {max(probes)}")
+    tail = (" / ".join(map(str, linkable.values())) + " runs", f"{percentile(probes, 50):.0f}, at most {max(probes)}")
     rows: list[tuple[str, ...]] = []
-    for (what, bar), values in measured(scenario, sockets, reports).items():
+    strays: list[str] = []
+    for (what, bar), figures in measured(reports).items():
+        values = [figure.value for figure in figures]
         misses += [f"{what}: {miss}" for miss in bar.misses(values)]
         usual = bar.usual if math.isfinite(bar.usual) else bar.worst
-        beyond = (str(sum(value > usual for value in values)), number(usual)) if math.isfinite(usual) else ("", "none")
-        figures = [number(figure) for figure in (percentile(values, 50), percentile(values, 99), max(values))]
+        beyond = [figure for figure in figures if figure.value > usual]
+        strays += [f"{what}: {stray(figure)}" for figure in beyond]
+        limits = (str(len(beyond)), number(usual)) if math.isfinite(usual) else ("", "none")
+        cells = [number(figure) for figure in (percentile(values, 50), percentile(values, 99), max(values))]
         lead, end = (common, tail) if not rows else (("", ""), ("", ""))
-        rows.append((*lead, what, *figures, *beyond, *end))
-    return rows or [(*common, *[""] * 6, *tail)], misses
+        rows.append((*lead, what, *cells, *limits, *end))
+    return rows or [(*common, *[""] * 6, *tail)], misses, strays
 
 
-def measured(scenario: str, sockets: str, reports: Iterable[dict[str, Any]]) -> dict[tuple[str, Bar], list[float]]:
-    """Return what took how long, by kind of event and the bar that it has."""
-    found: dict[tuple[str, Bar], list[float]] = defaultdict(list)
+def stray(figure: Figure) -> str:
+    """Tell of a gap over its bar: when it began says whose it is."""
+    told = f"run {figure.run}, {number(figure.value)} ms"
+    if figure.begins is None:
+        return told
+    change, move = figure.begins["after_change"], figure.begins["after_move"]
+    told += f", from {change:+.0f} ms of the change"
+    return told if move is None else f"{told}, {move:+.0f} ms of the move"
+
+
+def ours_to_keep_apart(report: dict[str, Any]) -> list[str]:
+    """Return the directions in which an ID on both networks is our fault: to the client, it is the server's choice."""
+    if report["sockets"] != "pinned":
+        return []
+    return ["to_server", "to_client"] if report["server"] == "whimbrel" else ["to_server"]
+
+
+def measured(reports: Iterable[dict[str, Any]]) -> dict[tuple[str, Bar], list[Figure]]:
+    """Return what took how long, by kind of event and direction, and the bar that it has."""
+    found: dict[tuple[str, Bar], list[Figure]] = defaultdict(list)
     for report in reports:
         for event in report["events"]:
-            interface, action = event["interface"], event["action"]
-            if scenario.startswith("outage"):
-                if event["resumption_ms"] is not None or action == "join":
-                    # Back on the same network nothing need have been lost, or all may: shown only.
-                    bar = Bar(worst=2000 * RTT[interface] + 100) if scenario == "outage" else Bar()
-                    found[f"{interface} is back: resumed", bar].append(finite(event["resumption_ms"]))
-                continue
-            what = {"join": "appears", "down": "is cut", "silence": "falls silent", "rebind": "rebinds"}.get(action)
-            if what is not None:
-                bar = gap_bar(scenario, interface, action) if sockets == "pinned" else Bar()
-                found[f"{interface} {what}", bar].append(finite(event["gap_ms"]))
+            for direction, figures in event["directions"].items():
+                named = kind(report, event, figures, direction)
+                if named is None:
+                    continue
+                what, bar, value = named
+                if report["direction"] == "both":
+                    what += f", {direction}"
+                found[what, bar].append(Figure(finite(value), figures["gap_begins_ms"], report["number"]))
     return found
 
 
-def gap_bar(scenario: str, interface: str, action: str) -> Bar:
+def kind(
+    report: dict[str, Any], event: dict[str, Any], figures: dict[str, Any], direction: str
+) -> tuple[str, Bar, float | None] | None:
+    """Return what an event is called, its bar and what it took; None: it is not measured."""
+    scenario, interface, action = report["scenario"], event["interface"], event["action"]
+    if scenario.startswith("outage"):
+        if figures["resumption_ms"] is None and action != "join":
+            return None
+        # Back on the same network nothing need have been lost, or all may: shown only.
+        bar = Bar(worst=2000 * RTT[interface] + 100) if scenario == "outage" else Bar()
+        return f"{interface} is back: resumed", bar, figures["resumption_ms"]
+    what = {"join": "appears", "down": "is cut", "silence": "falls silent", "rebind": "rebinds"}.get(action)
+    if what is None:
+        return None
+    bar = gap_bar(scenario, interface, action, direction) if report["sockets"] == "pinned" else Bar()
+    return f"{interface} {what}", bar, figures["gap_ms"]
+
+
+def gap_bar(scenario: str, interface: str, action: str, direction: str) -> Bar:
     """Return what a gap may be, given what happened to which interface."""
     if scenario in ("demo", "overlap", "hard-cut"):
+        if action == "down" and direction == "up":
+            # The client must notice first what it has lost, and sends again what was under way.
+            return Bar(usual=3000 * RTT[OTHER[interface]] + 150, strays=1, worst=1000)
         new = interface if action == "join" else OTHER[interface]
         return Bar(usual=2000 * RTT[new] + 30, strays=1, worst=1000)
     if scenario == "portal":
@@ -231,29 +309,34 @@ def gap_bar(scenario: str, interface: str, action: str) -> Bar:
     return Bar()
 
 
-def excused(scenario: str, sockets: str, auto: bool) -> str | None:
+def excused(report: dict[str, Any]) -> str | None:
     """Say why a failure is none, if it is."""
-    if sockets != "unconnected":
+    if report["sockets"] != "unconnected":
         return None
-    if scenario in STALLS_BY_DESIGN:
+    if report["scenario"] in STALLS_BY_DESIGN:
         return "the kernel prefers a network that carries nothing, and nobody else is asked"
-    if not auto and scenario != "overlap":
+    if not report["auto"] and report["scenario"] != "overlap" and report["direction"] == "down":
         return "a pure download sends nothing after a cut, so the server never learns, unless a keep-alive does"
     return None
 
 
-def line(number: int, run: dict[str, Any]) -> str:
+def line(run: dict[str, Any]) -> str:
     """Tell one run in a line."""
     report, load = run["report"], run["load"]
     gaps = ", ".join(f"{event['interface']} {event['action']} {_cost(event)}" for event in report["events"])
     good = "equal" if report["sha256_equal"] else f"FAILED ({report['error']})"
     busy = f"load {load['average']:.1f}, busy {load['before']:.0%} before, {load['others']:.0%} by others"
-    return f"{number + 1:3} {report['scenario']:<11} {good}, {report['seconds']:.1f} s: {gaps} ms; {busy}"
+    which = " ".join(filter(None, [report["scenario"], report["dispatch"], report["direction"]]))
+    return f"{run['number']:3} {which:<11} {good}, {report['seconds']:.1f} s: {gaps} ms; {busy}"
 
 
 def _cost(event: dict[str, Any]) -> str:
-    back = event["resumption_ms"]
-    return number(finite(event["gap_ms"])) if back is None else f"resumed {number(back)}"
+    return "/".join(
+        number(finite(figures["gap_ms"]))
+        if figures["resumption_ms"] is None
+        else f"resumed {number(figures['resumption_ms'])}"
+        for figures in event["directions"].values()
+    )
 
 
 def loads(all_of_them: list[dict[str, float]]) -> str:
