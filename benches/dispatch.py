@@ -170,10 +170,11 @@ def one(args: argparse.Namespace, files: Files, way: str, count: int) -> Sample:
         meter = Meter(server, crowd)
         # So that what a server does once in its life is not counted.
         crowd.ask(f"connect {first} {first}")
-        before = server.wait_for(first)
+        server.wait_for(first)
+        before = server.settle()
         caches, descriptors = kernel_memory(), server.descriptors()
         setup = meter.measure(f"connect {count - first} {HANDSHAKES}", until=count)
-        after = server.usage()
+        after = server.settle()
         memory = {
             "count": count - first,
             "resident": after["memory"] - before["memory"],
@@ -204,7 +205,7 @@ class Meter:
 
     def measure(self, order: str, until: int | None = None) -> Figures:
         """Carry it out; `until` is how many connections the server must have before it is over."""
-        before, clients = self._server.usage(), harness.processor_times(self._crowd.pid)
+        before, clients = self._server.settle(), harness.processor_times(self._crowd.pid)
         figures = self._crowd.ask(order)
         after = self._server.usage() if until is None else self._server.wait_for(until)
         kernel = harness.processor_times(self._crowd.pid)["system"] - clients["system"]

@@ -30,6 +30,10 @@ from programs._files import ALPN, HOST, Files
 HERE = Path(__file__).parent
 PATIENCE = 120.0
 """Seconds for an answer."""
+LOOK = 0.25
+"""Seconds for which a server is watched."""
+QUIET = 0.02
+"""The part of a processor that a server at rest may use."""
 IDLE_TIMEOUT = 900.0
 """Seconds, for connections that wait while others are at work."""
 
@@ -126,6 +130,18 @@ class Server:
                 raise Failed(f"the server has {usage['accepted']:.0f} of {connections} connections")
             time.sleep(0.02)
         return usage
+
+    def settle(self) -> Figures:
+        """Wait until it does nothing any more: acknowledgements, MTU discovery and timers outlast what caused them."""
+        give_up = time.monotonic() + PATIENCE
+        usage = self.usage()
+        while True:
+            time.sleep(LOOK)
+            before, usage = usage, self.usage()
+            if sum(usage[name] - before[name] for name in ("user", "system") if name in usage) < QUIET * LOOK:
+                return usage
+            if time.monotonic() > give_up:
+                raise Failed(f"the server does not come to rest in {PATIENCE:.0f} s")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,6 @@ PAIRS = {
 }
 """Whom each of ours is compared with."""
 PEERS = ("aioquic", "qh3", "TLS asyncio", "TLS blocking", "aioquic HTTP/3")
-BLOCKING = ("whimbrel.sync", "TLS blocking")
 SLOW = ("aioquic", "qh3", "aioquic HTTP/3")
 FLOOR = "the engine alone"
 GROUPS = ("bulk", "ping", "handshakes", "memory", "web")
@@ -225,16 +224,13 @@ def memory_cells(args: argparse.Namespace, files: Files, programs: Sequence[str]
         return []
     count = args.connections
     cells = [Cell("memory", FLOOR, partial(memory_of_floor, files, count))]
-    for kind in programs:
-        if kind in BLOCKING:
-            continue  # A thread for each connection: its stack is what would be measured.
-        if not kind.startswith("whimbrel"):
-            cells.append(Cell("memory", kind, partial(memory, kind, files, count)))
-            continue
+    if OURS in programs:
         for sockets in ("wildcard", "connected"):
-            run = partial(memory, kind, files, count, sockets=sockets)
-            cells.append(Cell("memory", f"{kind}, {sockets}", run))
-    return cells
+            run = partial(memory, OURS, files, count, sockets=sockets)
+            cells.append(Cell("memory", f"{OURS}, {sockets}", run))
+    # Not of those that block: a thread for each connection, whose stack is what would be measured.
+    others = [kind for kind in programs if kind in PEERS and kind != "TLS blocking"]
+    return cells + [Cell("memory", kind, partial(memory, kind, files, count)) for kind in others]
 
 
 def work(kind: str, files: Files, what: str, count: int) -> Figures:
@@ -265,36 +261,36 @@ def asked(process: harness.Process) -> Figures:
         process.end()
 
 
-def memory(kind: str, files: Files, count: int, **options: Any) -> Figures:
-    """What a server's resident memory grows by with so many connections that do nothing."""
-    with harness.server(kind, files, **options) as server, clients(kind, files, server.port) as connect:
-        connect(WARM_UP)
-        before = server.wait_for(WARM_UP)
-        connect(count)
-        after = server.wait_for(WARM_UP + count)
-        return grown(before, after, count)
-
-
-def memory_of_floor(files: Files, count: int) -> Figures:
-    with harness.floor(files) as server, harness.crowd(files, server.port) as crowd:
-        crowd.ask(f"connect {WARM_UP} {WARM_UP}")
-        before = server.wait_for(WARM_UP)
-        crowd.ask(f"connect {count} {WIDTH}")
-        return grown(before, server.wait_for(WARM_UP + count), count)
-
-
 WARM_UP = 10
 """Connections after which all code of a server has run once."""
 WIDTH = 16
 """Handshakes at once."""
 
+Connect = Callable[[int], object]
 
-def grown(before: Figures, after: Figures, count: int) -> Figures:
-    return {"count": count, "memory": after["memory"] - before["memory"]}
+
+def memory(kind: str, files: Files, count: int, **options: Any) -> Figures:
+    """What a server's resident memory grows by with so many connections that do nothing."""
+    with harness.server(kind, files, **options) as server, clients(kind, files, server.port) as connect:
+        return growth(server, connect, count)
+
+
+def memory_of_floor(files: Files, count: int) -> Figures:
+    with harness.floor(files) as server, clients(FLOOR, files, server.port) as connect:
+        return growth(server, connect, count)
+
+
+def growth(server: harness.Server, connect: Connect, count: int) -> Figures:
+    connect(WARM_UP)
+    server.wait_for(WARM_UP)
+    before = server.settle()
+    connect(count)
+    server.wait_for(WARM_UP + count)
+    return {"count": count, "memory": server.settle()["memory"] - before["memory"]}
 
 
 @contextlib.contextmanager
-def clients(kind: str, files: Files, port: int) -> Any:
+def clients(kind: str, files: Files, port: int) -> Iterator[Connect]:
     """Return a function that opens so many connections more, all from processes that are not the server's."""
     with contextlib.ExitStack() as stack:
         if not kind.startswith("TLS"):
