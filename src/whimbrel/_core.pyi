@@ -99,6 +99,7 @@ class ServerConfig:
         migration: bool = True,  # False: send disable_active_migration
         id_length: int = 8,  # of our connection IDs; 0 forbids migration as well
         keylog: bool = True,
+        reset_key: bytes | None = None,  # secret behind stateless resets (RFC 9000 §10.3.2); None: a new one each time
     ) -> Self: ...
 
 @final

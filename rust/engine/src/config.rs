@@ -2,6 +2,7 @@
 
 use std::{fmt, fs::File, net::IpAddr, sync::Arc, time::Duration};
 
+use aws_lc_rs::hmac;
 use quinn_proto::{
     ConnectError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, QlogConfig, RandomConnectionIdGenerator, Side,
     TransportConfig, VarInt,
@@ -180,19 +181,23 @@ impl quinn_proto::crypto::ClientConfig for Unhurried {
 }
 
 /// What a server decides for all its connections.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// `false`: clients are told not to migrate (`disable_active_migration`, RFC 9000 §18.2).
     pub migration: bool,
     /// Bytes in each connection ID that we issue; with 0 a client cannot move either (§5.1).
     pub id_length: usize,
     pub keylog: bool,
+    /// What stateless reset tokens are made of (RFC 9000 §10.3.2). A server that is started again with the same secret can
+    /// tell clients of its former life that it knows them no more; without one, each start has its own.
+    pub reset_key: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     pub(crate) inner: Arc<quinn_proto::ServerConfig>,
     pub(crate) id_length: usize,
+    pub(crate) reset_key: Option<Vec<u8>>,
 }
 
 impl ServerConfig {
@@ -226,13 +231,20 @@ impl ServerConfig {
         let crypto = QuicServerConfig::try_from(tls).map_err(fail("TLS"))?;
         let mut inner = quinn_proto::ServerConfig::with_crypto(Arc::new(crypto));
         inner.transport_config(transport.build()?).migration(options.migration);
-        Ok(Self { inner: Arc::new(inner), id_length: options.id_length })
+        Ok(Self { inner: Arc::new(inner), id_length: options.id_length, reset_key: options.reset_key })
     }
 }
 
 /// `lifetime`: the peer is asked to give back connection IDs of this age (RFC 9000 §5.1.2), and gets new ones.
-pub(crate) fn endpoint_config(id_length: usize, lifetime: Option<Duration>) -> Arc<EndpointConfig> {
+pub(crate) fn endpoint_config(
+    id_length: usize,
+    lifetime: Option<Duration>,
+    reset_key: Option<&[u8]>,
+) -> Arc<EndpointConfig> {
     let mut config = EndpointConfig::default();
+    if let Some(secret) = reset_key {
+        config.reset_key(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, secret)));
+    }
     config.cid_generator(move || {
         let mut generator = RandomConnectionIdGenerator::new(id_length);
         if let Some(lifetime) = lifetime {

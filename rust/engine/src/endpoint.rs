@@ -92,12 +92,12 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub fn client() -> Self {
-        let endpoint = endpoint_config(CLIENT_ID_LENGTH, Some(CLIENT_ID_LIFETIME));
+        let endpoint = endpoint_config(CLIENT_ID_LENGTH, Some(CLIENT_ID_LIFETIME), None);
         Self::new(quinn_proto::Endpoint::new(endpoint, None, true, None), false)
     }
 
     pub fn server(config: &ServerConfig, admission: Admission) -> Self {
-        let endpoint = endpoint_config(config.id_length, None);
+        let endpoint = endpoint_config(config.id_length, None, config.reset_key.as_deref());
         let mut server = Self::new(quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, None), true);
         (server.admission, server.id_length) = (admission, config.id_length);
         server

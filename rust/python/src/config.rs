@@ -66,7 +66,7 @@ pub(crate) struct ServerConfig(pub(crate) engine::ServerConfig);
 impl ServerConfig {
     #[new]
     #[pyo3(signature = (*, alpn, certificate, key, transport, client_roots=None, migration=true, id_length=8,
-        keylog=true))]
+        keylog=true, reset_key=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
         alpn: Vec<Vec<u8>>,
@@ -77,8 +77,9 @@ impl ServerConfig {
         migration: bool,
         id_length: usize,
         keylog: bool,
+        reset_key: Option<Vec<u8>>,
     ) -> PyResult<Self> {
-        let options = engine::ServerOptions { migration, id_length, keylog };
+        let options = engine::ServerOptions { migration, id_length, keylog, reset_key };
         let config = engine::ServerConfig::new(alpn, certificate, key, client_roots, &transport.0, options);
         Ok(Self(config.map_err(Error::from)?))
     }
