@@ -14,6 +14,7 @@ use quinn_proto::{
 use rustls::pki_types::CertificateDer;
 
 use crate::{
+    allowance::{Allowance, Verdict},
     ids::SpareIds,
     news::{Kind, News},
     peer_path::{Move, PeerPath},
@@ -101,6 +102,8 @@ pub struct Connection {
     pub(crate) armed: Option<Instant>,
     pub(crate) queued: bool,
     pub(crate) ids: SpareIds,
+    /// Of a server: what the client's address may be sent.
+    pub(crate) allowance: Allowance,
     /// A timer has run since the engine's events were last collected.
     pub(crate) expired: bool,
     /// Renewals of connection IDs that wait until something happens again.
@@ -132,6 +135,7 @@ impl Connection {
             armed: None,
             queued: false,
             ids: SpareIds::default(),
+            allowance: Allowance::default(),
             expired: false,
             withheld: Vec::new(),
             renewed_at: 0,
@@ -171,12 +175,48 @@ impl Connection {
         self.proto.ping();
     }
 
+    /// A server took in a datagram: who is to be sent how much?
+    pub(crate) fn account_for(&mut self, source: SocketAddr, data: &[u8]) {
+        let remote = self.proto.remote_address();
+        if self.allowance.is_open() || source != remote {
+            self.allowance.received(source, remote, data.len());
+            if is_handshake_packet(data) || !self.proto.is_handshaking() {
+                self.allowance.shook_hands();
+            }
+        }
+    }
+
+    /// Up to `max` datagrams, as far as their destination may be sent them (RFC 9000 §8.1). The engine takes those that
+    /// are withheld for lost.
+    pub(crate) fn transmit(&mut self, now: Instant, max: usize, buffer: &mut Vec<u8>) -> Option<quinn_proto::Transmit> {
+        loop {
+            buffer.clear();
+            let size = self.proto.current_mtu().into();
+            let max = self.allowance.datagrams(max, size, now, || self.proto.stats());
+            if max == 0 {
+                return None;
+            }
+            let remote = self.proto.remote_address();
+            let before = self.allowance.is_open().then(|| self.proto.stats());
+            let transmit = self.proto.poll_transmit(now, max, buffer)?;
+            let verdict = match before {
+                _ if transmit.destination != remote => self.allowance.judge_other(transmit.destination, transmit.size),
+                Some(before) => self.allowance.judge(transmit.size, now, &before, &self.proto.stats()),
+                None => Verdict::Send,
+            };
+            if verdict == Verdict::Send {
+                return Some(transmit);
+            }
+        }
+    }
+
     /// The peer's address may have changed with a datagram that came at `at` (the caller's seconds). The engine has taken
     /// the next of its connection IDs then, if there was one (RFC 9000 §9.5).
     pub(crate) fn follow_peer(&mut self, source: SocketAddr, at: f64, news: &mut VecDeque<News>) {
         let remote = self.proto.remote_address();
-        let responses = self.proto.stats().frame_rx.path_response;
+        let (before, responses) = (self.peer.remote(), self.proto.stats().frame_rx.path_response);
         if self.peer.moved_to(remote, responses) {
+            self.allowance.moved(before, remote, responses);
             let silence = if self.heard.is_finite() { at - self.heard } else { 0.0 };
             let linkable = !self.take_id();
             self.tell_move(Move { returned: false, linkable, silence }, news);
@@ -190,8 +230,10 @@ impl Connection {
         if !self.peer.returned_to(self.proto.remote_address()) {
             return;
         }
+        self.allowance.returned();
         let linkable = !self.take_id();
-        // It goes on with the connection ID that was seen on the other path.
+        // It goes on with the connection ID that was seen on the other path; and it runs no probe timeout for what it
+        // sent into the void, which an acknowledgement of the PING that this brings makes good.
         self.proto.local_address_changed();
         self.tell_move(Move { returned: true, linkable, silence: 0.0 }, news);
         news.push_back(News { connection: self.number, kind: Kind::Proven, value: 0 });
@@ -588,6 +630,11 @@ impl PeerTerms {
         }
         terms
     }
+}
+
+/// Whether a datagram begins with a Handshake packet (RFC 9000 §17.2.4); its type is not protected.
+fn is_handshake_packet(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| first & 0xb0 == 0xa0)
 }
 
 /// A variable-length integer (RFC 9000 §16).

@@ -166,9 +166,16 @@ impl Endpoint {
                 const PRECISION: f64 = 0.004;
                 let look = connection.is_listening() || at - connection.last_heard() > PRECISION;
                 let before = if look { connection.progress() } else { 0 };
+                // No client moves before the handshake is confirmed (RFC 9000 §9).
+                if self.answers && connection.proto.is_handshaking() && source != connection.remote_address() {
+                    return Received::default();
+                }
                 connection.proto.handle_event(event);
-                if self.answers && !connection.peer.is_settled_at(connection.proto.remote_address()) {
-                    connection.follow_peer(source, at, &mut self.news);
+                if self.answers {
+                    if !connection.peer.is_settled_at(connection.proto.remote_address()) {
+                        connection.follow_peer(source, at, &mut self.news);
+                    }
+                    connection.account_for(source, data);
                 }
                 if look && connection.progress() != before && active(number) {
                     connection.heard(at, &mut self.news);
@@ -176,7 +183,7 @@ impl Endpoint {
                 self.touch(number);
                 Received { connection: Some(number), ..Received::default() }
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.admit(incoming, now, response),
+            Some(DatagramEvent::NewConnection(incoming)) => self.admit(incoming, data.len(), now, response),
             Some(DatagramEvent::Response(transmit)) if self.answers => {
                 self.tally.answered(response);
                 Received { answer: Some(transmit.into()), ..Received::default() }
@@ -189,11 +196,11 @@ impl Endpoint {
         }
     }
 
-    fn admit(&mut self, incoming: Incoming, now: Instant, response: &mut Vec<u8>) -> Received {
+    fn admit(&mut self, incoming: Incoming, length: usize, now: Instant, response: &mut Vec<u8>) -> Received {
         let forgeable = !incoming.remote_address_validated();
         let may_retry = forgeable && incoming.may_retry();
         let answer = match self.admission.judge(self.tally.standing, self.tally.forgeable, may_retry) {
-            Verdict::Accept => return self.accept(incoming, forgeable, now, response),
+            Verdict::Accept => return self.accept(incoming, forgeable.then_some(length), now, response),
             Verdict::Refuse => {
                 self.tally.refused += 1;
                 Some(self.proto.refuse(incoming, response))
@@ -206,14 +213,25 @@ impl Endpoint {
         Received { answer: answer.map(Transmit::from), ..Received::default() }
     }
 
-    fn accept(&mut self, incoming: Incoming, forgeable: bool, now: Instant, response: &mut Vec<u8>) -> Received {
+    /// `forgeable`: nobody has proven to be at the newcomer's address, from where so many bytes came.
+    fn accept(
+        &mut self,
+        incoming: Incoming,
+        forgeable: Option<usize>,
+        now: Instant,
+        response: &mut Vec<u8>,
+    ) -> Received {
+        let source = incoming.remote_address();
         match self.proto.accept(incoming, now, response, None) {
             Ok((handle, connection)) => {
                 let number = self.adopt(handle, connection);
-                let standing = Standing::Handshaking { forgeable };
+                let standing = Standing::Handshaking { forgeable: forgeable.is_some() };
                 self.tally.entered(standing);
                 if let Some(connection) = self.connections.get_mut(&number) {
                     connection.standing = standing;
+                    if let Some(length) = forgeable {
+                        connection.allowance.knocked(source, length);
+                    }
                 }
                 self.news.push_back(News { connection: number, kind: Kind::Incoming, value: 0 });
                 Received { connection: Some(number), is_new: true, answer: None }
@@ -275,8 +293,7 @@ impl Endpoint {
     /// Up to `max` datagrams of one connection, written to `buffer`.
     pub fn transmit(&mut self, number: u64, now: Instant, max: usize, buffer: &mut Vec<u8>) -> Option<Transmit> {
         let connection = self.connections.get_mut(&number)?;
-        buffer.clear();
-        let transmit = connection.proto.poll_transmit(now, max, buffer)?;
+        let transmit = connection.transmit(now, max, buffer)?;
         // The previous path is challenged with the connection ID that was in use there (RFC 9000 §9.3.3).
         if transmit.destination == connection.proto.remote_address() {
             connection.ids.sent(buffer);

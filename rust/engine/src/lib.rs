@@ -5,6 +5,7 @@
 //! is decided elsewhere.
 
 mod admission;
+mod allowance;
 mod config;
 mod connection;
 mod endpoint;

@@ -56,6 +56,10 @@ impl PeerPath {
         Self { remote, proof: Proof::Handshake }
     }
 
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
     pub(crate) fn is_proven(&self) -> bool {
         self.proof == Proof::Given
     }
