@@ -211,8 +211,8 @@ impl Connection {
     }
 
     /// The peer's address may have changed with a datagram that came at `at` (the caller's seconds). The engine has taken
-    /// the next of its connection IDs then, if there was one (RFC 9000 §9.5).
-    pub(crate) fn follow_peer(&mut self, source: SocketAddr, at: f64, news: &mut VecDeque<News>) {
+    /// the next of its connection IDs then, if there was one (RFC 9000 §9.5). Whether it has.
+    pub(crate) fn follow_peer(&mut self, source: SocketAddr, at: f64, news: &mut VecDeque<News>) -> bool {
         let remote = self.proto.remote_address();
         let (before, responses) = (self.peer.remote(), self.proto.stats().frame_rx.path_response);
         if self.peer.moved_to(remote, responses) {
@@ -220,15 +220,18 @@ impl Connection {
             let silence = if self.heard.is_finite() { at - self.heard } else { 0.0 };
             let linkable = !self.take_id();
             self.tell_move(Move { returned: false, linkable, silence }, news);
-        } else if self.peer.heard_from(source, responses) {
+            return true;
+        }
+        if self.peer.heard_from(source, responses) {
             news.push_back(News { connection: self.number, kind: Kind::Proven, value: 0 });
         }
+        false
     }
 
-    /// The engine returns to the previous address when the new one is not proven in time (§9.3.2).
-    pub(crate) fn follow_return(&mut self, news: &mut VecDeque<News>) {
+    /// The engine returns to the previous address when the new one is not proven in time (§9.3.2). Whether it did.
+    pub(crate) fn follow_return(&mut self, news: &mut VecDeque<News>) -> bool {
         if !self.peer.returned_to(self.proto.remote_address()) {
-            return;
+            return false;
         }
         self.allowance.returned();
         let linkable = !self.take_id();
@@ -237,6 +240,7 @@ impl Connection {
         self.proto.local_address_changed();
         self.tell_move(Move { returned: true, linkable, silence: 0.0 }, news);
         news.push_back(News { connection: self.number, kind: Kind::Proven, value: 0 });
+        true
     }
 
     fn tell_move(&self, moved: Move, news: &mut VecDeque<News>) {

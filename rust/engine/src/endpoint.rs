@@ -173,7 +173,7 @@ impl Endpoint {
                 connection.proto.handle_event(event);
                 if self.answers {
                     if !connection.peer.is_settled_at(connection.proto.remote_address()) {
-                        connection.follow_peer(source, at, &mut self.news);
+                        self.tally.moves += u64::from(connection.follow_peer(source, at, &mut self.news));
                     }
                     connection.account_for(source, data);
                 }
@@ -274,7 +274,7 @@ impl Endpoint {
                 connection.proto.handle_timeout(now);
                 connection.expired = true;
                 if self.answers {
-                    connection.follow_return(&mut self.news);
+                    self.tally.moves += u64::from(connection.follow_return(&mut self.news));
                 }
                 self.touch(number);
             }
