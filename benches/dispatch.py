@@ -50,42 +50,54 @@ CACHES = ("UDP", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpo
 Sample = dict[str, Any]
 
 
+Value = Callable[[Mapping[str, Any]], float | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Measure:
     """One figure of a run of ours."""
 
     title: str
     unit: str
-    value: Callable[[Mapping[str, Any]], float | None]
+    value: Value
     group: str
     """The panel of the picture."""
 
 
-def per(part: str, *names: str, of: str = "count", scale: float = 1e6) -> Callable[[Mapping[str, Any]], float | None]:
-    """Return a function that adds up figures of one part of a run, and divides them."""
+def per(part: str, *names: str, of: str = "count", scale: float = 1e6, least: float = 0.0) -> Value:
+    """Return a function that adds up figures of one part of a run, and divides them; None where they are below `least`.
+
+    The kernel divides processor time into user and system by looking now and then: so a part of it needs some.
+    """
 
     def value(sample: Mapping[str, Any]) -> float | None:
         figures = sample.get(part)
-        return None if figures is None else sum(figures[name] for name in names) / figures[of] * scale
+        if figures is None:
+            return None
+        total: float = sum(figures[name] for name in names)
+        return total / figures[of] * scale if total >= least else None
 
     return value
 
 
+SOME = 0.1
+"""Seconds."""
+SOME_BYTES = 1e5
 MEASURES = (
     Measure("small request, server CPU", "us", per("requests", "user", "system"), "packets"),
-    Measure("of it in the kernel", "us", per("requests", "system"), ""),
+    Measure("of it in the kernel", "us", per("requests", "system", least=SOME), ""),
     Measure("a datagram of it", "us", per("requests", "user", "system", of="datagrams"), ""),
-    Measure("the clients' kernel, which looks up", "us", per("requests", "client_system"), ""),
+    Measure("the clients' kernel, which looks up", "us", per("requests", "client_system", least=SOME), ""),
     Measure("small request, median time", "us", per("requests", "p50_us", of="one", scale=1.0), ""),
     Measure("bulk to clients, server CPU", "s/GB", per("download", "user", "system", of="bytes", scale=1e9), "packets"),
     Measure("bulk from clients, server CPU", "s/GB", per("upload", "user", "system", of="bytes", scale=1e9), "packets"),
     Measure("set-up with handshake, server CPU", "us", per("setup", "user", "system"), "set-up"),
-    Measure("of it in the kernel", "us", per("setup", "system"), ""),
-    Measure("the clients' kernel, which looks up", "us", per("setup", "client_system"), ""),
+    Measure("of it in the kernel", "us", per("setup", "system", least=SOME), ""),
+    Measure("the clients' kernel, which looks up", "us", per("setup", "client_system", least=SOME), ""),
     Measure("handshakes a second", "", per("setup", "count", of="seconds", scale=1.0), "set-up"),
     Measure("memory of the process", "KiB", per("memory", "resident", scale=1 / 1024), "memory"),
-    Measure("memory in the kernel", "KiB", per("memory", "kernel", scale=1 / 1024), "memory"),
-    Measure("process and kernel together", "KiB", per("memory", "resident", "kernel", scale=1 / 1024), "memory"),
+    Measure("memory, with the kernel's", "KiB", per("memory", "resident", "kernel", scale=1 / 1024), "memory"),
+    Measure("of it in the kernel", "KiB", per("memory", "kernel", scale=1 / 1024, least=SOME_BYTES), ""),
     Measure("move with a request, server CPU", "us", per("moves", "user", "system"), "moves"),
     Measure("move with a request, median time", "us", per("moves", "p50_us", of="one", scale=1.0), "moves"),
     Measure("move with a request, 99 in 100", "us", per("moves", "p99_us", of="one", scale=1.0), "moves"),
@@ -173,8 +185,8 @@ def one(args: argparse.Namespace, files: Files, way: str, count: int) -> Sample:
         server.wait_for(first)
         before = server.settle()
         caches, descriptors = kernel_memory(), server.descriptors()
-        setup = meter.measure(f"connect {count - first} {HANDSHAKES}", until=count)
-        after = server.settle()
+        setup = meter.measure(f"connect {count - first} {HANDSHAKES}")
+        after = server.wait_for(count)
         memory = {
             "count": count - first,
             "resident": after["memory"] - before["memory"],
@@ -203,11 +215,11 @@ class Meter:
     def __init__(self, server: Server, crowd: Process) -> None:
         self._server, self._crowd = server, crowd
 
-    def measure(self, order: str, until: int | None = None) -> Figures:
-        """Carry it out; `until` is how many connections the server must have before it is over."""
+    def measure(self, order: str) -> Figures:
+        """Carry it out, and wait for all that comes of it."""
         before, clients = self._server.settle(), harness.processor_times(self._crowd.pid)
         figures = self._crowd.ask(order)
-        after = self._server.usage() if until is None else self._server.wait_for(until)
+        after = self._server.settle()
         kernel = harness.processor_times(self._crowd.pid)["system"] - clients["system"]
         used = {name: after[name] - before[name] for name in ("user", "system")}
         datagrams = figures["datagrams_sent"] + figures["datagrams_received"]
@@ -274,7 +286,7 @@ def by_count(samples: list[Sample], way: str, measure: Measure) -> dict[int, lis
     found: dict[int, list[float]] = defaultdict(list)
     for sample in samples:
         value = measure.value(sample) if sample["what"] == "server" and sample["way"] == way else None
-        if value is not None and value == value:
+        if value is not None:
             found[sample["connections"]].append(value)
     return found
 
