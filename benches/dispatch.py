@@ -29,6 +29,11 @@ SERVER = "whimbrel asyncio"
 WAYS = ("wildcard", "connected")
 COUNTS = (10, 100, 1000, 5000, 10_000)
 KERNEL_WAYS = ("wildcard", "reuseaddr", "reuseport")
+KERNEL_LINES = {
+    "known_us": ("packets", "sockets alone, a client's packet"),
+    "stranger_us": ("set-up", "sockets alone, a newcomer's packet"),
+}
+"""What of it is drawn, where: to SO_REUSEPORT, which our connected sockets are made with."""
 KERNEL_MEASURES = {
     "open_us": "open one more",
     "close_us": "close one",
@@ -94,7 +99,7 @@ MEASURES = (
     Measure("set-up with handshake, server CPU", "us", per("setup", "user", "system"), "set-up"),
     Measure("of it in the kernel", "us", per("setup", "system", least=SOME), ""),
     Measure("the clients' kernel, which looks up", "us", per("setup", "client_system", least=SOME), ""),
-    Measure("handshakes a second", "", per("setup", "count", of="seconds", scale=1.0), "set-up"),
+    Measure("set-up, time for each", "us", per("setup", "seconds"), "set-up"),
     Measure("memory of the process", "KiB", per("memory", "resident", scale=1 / 1024), "memory"),
     Measure("memory, with the kernel's", "KiB", per("memory", "resident", "kernel", scale=1 / 1024), "memory"),
     Measure("of it in the kernel", "KiB", per("memory", "kernel", scale=1 / 1024, least=SOME_BYTES), ""),
@@ -300,6 +305,19 @@ def ratios_by_count(samples: list[Sample], measure: Measure) -> dict[int, list[f
     }
 
 
+def kernel_ratios(samples: list[Sample], name: str) -> dict[int, list[float]]:
+    """Return wildcard ÷ connected of sockets alone, round by round."""
+    found: dict[str, dict[int, list[float]]] = {way: defaultdict(list) for way in KERNEL_WAYS}
+    for sample in samples:
+        if sample["what"] == "kernel":
+            found[sample["way"]][sample["connections"]].append(sample[name])
+    wildcard, connected = found["wildcard"], found["reuseport"]
+    return {
+        count: [one / other for one, other in zip(values, connected[count], strict=False)]
+        for count, values in wildcard.items()
+    }
+
+
 def draw(samples: list[Sample], path: Path) -> None:
     """Draw the ratios against the number of connections."""
     import matplotlib as mpl
@@ -317,14 +335,16 @@ def draw(samples: list[Sample], path: Path) -> None:
     plt.rcParams["svg.hashsalt"] = "dispatch"  # So that the same figures make the same file.
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
     for axis, group in zip(axes.flat, groups, strict=True):
-        for measure in MEASURES:
-            if measure.group != group:
-                continue
-            found = {count: ratio for count, ratio in sorted(ratios_by_count(samples, measure).items()) if ratio}
+        lines = {each.title: ratios_by_count(samples, each) for each in MEASURES if each.group == group}
+        lines |= {
+            title: kernel_ratios(samples, name) for name, (where, title) in KERNEL_LINES.items() if where == group
+        }
+        for title, ratios in lines.items():
+            found = {count: ratio for count, ratio in sorted(ratios.items()) if ratio}
             if not found:
                 raise Failed("there is nothing to draw: no round has both ways")
             middle = [statistics.median(values) for values in found.values()]
-            (line,) = axis.plot(list(found), middle, marker="o", markersize=4, label=measure.title)
+            (line,) = axis.plot(list(found), middle, marker="o", markersize=4, label=title)
             least, most = [min(values) for values in found.values()], [max(values) for values in found.values()]
             axis.fill_between(list(found), least, most, color=line.get_color(), alpha=0.15, linewidth=0)
         axis.axhline(1, color="black", linewidth=0.8)
