@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from whimbrel.cli._demo import servers
+from whimbrel.http import Url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from whimbrel.testing import Laboratory
 
 PATIENCE = 100.0
 
@@ -68,6 +71,103 @@ def test_a_download_crosses_from_one_network_to_the_other(
     assert sum(network["bytes"] for network in told["networks"].values()) > 10_000_000
     if sockets == "pinned":  # In the others the kernel sends over the new network before anybody knows of it.
         assert told["linkable_connection_ids"]["to_server"] == []
+
+
+# Each dispatch once, and each scenario and direction once: all of them together are tests/lab/test_crossing.py.
+@pytest.mark.parametrize(
+    ("dispatch", "scenario", "direction", "moves"),
+    [
+        ("wildcard", "hard-cut", "both", [THERE, BACK]),
+        ("connected", "black-hole", "both", [THERE, BACK]),
+        ("connected", "overlap", "up", [THERE]),
+        ("wildcard", "overlap", "down", [THERE]),
+    ],
+)
+def test_our_own_server_serves_in_each_direction(
+    dispatch: str, scenario: str, direction: str, moves: list[tuple[str, str]]
+) -> None:
+    told = crossed(
+        "--server", "whimbrel", "--dispatch", dispatch, "--direction", direction, "--scenario", scenario,
+        "--size", "8", "--no-other-client",
+    )  # fmt: skip
+    assert (told["server"], told["dispatch"], told["direction"]) == ("whimbrel", dispatch, direction)
+    directions = {"both": ["down", "up"]}.get(direction, [direction])
+    assert {way: (each["bytes"], each["sha256_equal"]) for way, each in told["transfers"].items()} == dict.fromkeys(
+        directions, (8_000_000, True)
+    )
+    assert [(move["from"], move["to"]) for move in told["moves"]] == moves
+    gaps = told["moves"][0]["directions"]
+    assert list(gaps) == directions
+    assert all(0 <= each["handover_gap_ms"] < 2000 for each in gaps.values())
+    assert told["linkable_connection_ids"] == {"to_server": [], "to_client": []}
+
+
+def test_the_other_client_goes_in_the_same_directions() -> None:
+    told = crossed("--server", "whimbrel", "--direction", "both", "--scenario", "nat-rebind", "--size", "4")
+    assert told["sha256_equal"]
+    assert {way: each["bytes"] > 0 for way, each in told["other_client"]["directions"].items()} == {
+        "down": True, "up": True,
+    }  # fmt: skip
+
+
+def test_a_server_that_is_somewhere_is_visited_over_the_networks_that_there_are(
+    lab: Laboratory, tmp_path: Path
+) -> None:
+    """The device's networks are the machine's own to the demo; the test is the user who changes them."""
+    site = servers.Site(tmp_path, lab.server_address)
+    site.prepare()
+    site.file.write_bytes(os.urandom(8_000_000))
+    servers.start(lab, site, "caddy", None, other_client=True)
+    for network in lab.networks:
+        network.set(rate=30e6)
+    lab.cellular.join()
+    argv = ["-m", "whimbrel", "demo", "--server", site.url, "--cafile", str(site.cafile), "--no-picture", "--json", "-"]
+    visit = lab.python("cli", argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert visit.stdout is not None
+    assert visit.stderr is not None
+    with visit:
+        said = iter(visit.stderr.readline, "")
+        assert any("Mbit/s over 5G" in line for line in said)
+        lab.wifi.join()
+        assert any("whimbrel moved from 5G to Wi-Fi (preferred)" in line for line in said)
+        assert any("ms without data around that move" in line for line in said)
+        lab.wifi.down()
+        assert any("whimbrel moved from Wi-Fi to 5G (dead)" in line for line in said)
+        text = "".join(said)
+        told = json.loads(visit.stdout.read())
+        assert visit.wait(PATIENCE) == 0
+    assert (told["scenario"], told["server"]) == (None, str(Url.parse(site.url)))
+    assert told["sha256_equal"] is True
+    assert told["bytes"] == 8_000_000
+    assert [(move["from"], move["to"]) for move in told["moves"]] == [THERE, BACK]
+    assert {name: network["connection_ids"] for name, network in told["networks"].items()} == {
+        "wlan0": None, "wwan0": None,
+    }  # fmt: skip
+    assert told["linkable_connection_ids"] is None
+    assert "http.client (TCP): done in" in text
+
+
+def test_a_file_from_somewhere_is_compared_with_the_other_clients_copy(lab: Laboratory, tmp_path: Path) -> None:
+    site = servers.Site(tmp_path, lab.server_address)
+    site.prepare()
+    site.file.write_bytes(os.urandom(1_000_000))
+    servers.start(lab, site, "caddy", None, other_client=True)
+    argv = ["-m", "whimbrel", "demo", "--server", site.url, "--cafile", str(site.cafile), "--no-picture", "--json", "-"]
+
+    def visit(*options: str) -> tuple[dict[str, Any], str]:
+        """Over the server's own loopback: nothing is lost there."""
+        program = lab.python("srv", [*argv, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        out, said = program.communicate(timeout=PATIENCE)
+        assert program.returncode == 0, said
+        return json.loads(out), said
+
+    told, said = visit()
+    assert told["sha256_equal"] is True
+    assert told["networks"] == {"lo": {"bytes": 1_000_000, "connection_ids": None, "probes": None}}
+    assert "SHA-256 equal" in said
+    told, said = visit("--no-other-client")
+    assert told["sha256_equal"] is None
+    assert "nothing can be said of the hash" in said
 
 
 def test_a_client_over_tcp_does_the_same_beside_it() -> None:

@@ -39,7 +39,7 @@ async def main(order: Order) -> None:
     with mock.patch.object(_core, "ServerConfig", config):
         serve = whimbrel.serve(
             attend, order["addresses"], order["port"], cert=(order["chain"], order["key"]), alpn="test",
-            **({} if order["sockets"] == "wildcard" else {"sockets": order["sockets"]}),
+            sockets=order["sockets"],
         )  # fmt: skip
     async with serve as server:
         tell("ready")
