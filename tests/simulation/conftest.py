@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, Unpack
 
 import pytest
 
+from tests.simulation.internet import Internet
 from whimbrel.testing._simulation import SimulatedNetwork
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ def simulate() -> Simulate:
         return network
 
     return make
+
+
+@pytest.fixture
+def internet() -> Internet:
+    """A network with somebody in front of the server, and a client that moves when the test says so."""
+    internet = Internet()
+    print(f"WHIMBREL_SEED={internet.seed}")  # noqa: T201
+    return internet
 
 
 @pytest.fixture

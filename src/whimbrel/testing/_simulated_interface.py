@@ -128,6 +128,11 @@ class SimulatedInterface:
         """How the kernel would name it."""
         return Route(self.name, self._index, self.address)
 
+    @property
+    def external(self) -> str:
+        """The address that the outer world sees."""
+        return self._nat.address
+
     def owns(self, external: str) -> bool:
         """Whether packets to that address of the outer world come here."""
         return external == self._nat.address

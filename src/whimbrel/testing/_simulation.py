@@ -24,7 +24,7 @@ import random
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from whimbrel import _core
 from whimbrel._config import Limits, Migration
@@ -68,6 +68,10 @@ class SimulatedServer:
     idle_timeout: float = 30.0
     answers_probes: bool = True
     """Whether it answers unknown versions by Version Negotiation."""
+    retry: Literal["auto", "always", "never"] = "auto"
+    """Whether newcomers have to prove their address (RFC 9000 §8.1.2)."""
+    reset_key: bytes | None = None
+    """What its stateless resets are made of (RFC 9000 §10.3.2): with one, a server that was restarted can send them."""
 
 
 class SimulatedNetwork:
@@ -197,6 +201,11 @@ class SimulatedNetwork:
         ask()
         return transfer
 
+    def restart_server(self) -> None:
+        """Let the server forget everything, in an instant: it is another process from now on, at the same address."""
+        retry = self._server_settings.retry
+        self._server = _Server(_core.Endpoint.server(self._server_config(), [], retry=retry, simulated=True), self)
+
     def at(self, time: float, action: Callable[[], object]) -> None:
         """Do something then."""
         self._timeline.at(time, action)
@@ -309,20 +318,24 @@ class SimulatedNetwork:
             self._client.turn()
 
     def _dial(self) -> None:
-        certificate, key, roots = _certificate()
+        _, _, roots = _certificate()
+        transport = self._transport(self._idle_timeout, self._keepalive)
+        client = _core.ClientConfig(alpn=[_ALPN], roots=roots, transport=transport, keylog=False)
+        self.restart_server()
+        self._client = _Client(_core.Endpoint.client(client, simulated=True), self)
+
+    def _server_config(self) -> _core.ServerConfig:
+        certificate, key, _ = _certificate()
         settings = self._server_settings
-        server = _core.ServerConfig(
+        return _core.ServerConfig(
             alpn=[_ALPN],
             certificate=certificate,
             key=key,
             transport=self._transport(settings.idle_timeout, None),
             migration=settings.migration,
             id_length=settings.id_length,
+            reset_key=settings.reset_key,
         )
-        transport = self._transport(self._idle_timeout, self._keepalive)
-        client = _core.ClientConfig(alpn=[_ALPN], roots=roots, transport=transport, keylog=False)
-        self._server = _Server(_core.Endpoint.server(server, [], simulated=True), self)
-        self._client = _Client(_core.Endpoint.client(client, simulated=True), self)
 
     def _transport(self, idle_timeout: float, keepalive: float | None) -> _core.TransportConfig:
         limits = self._limits
