@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import ssl
+import sys
 import warnings
 from pathlib import Path
 
@@ -30,8 +31,7 @@ def trust_roots(verify: bool | StrPath) -> bytes | None:
         warnings.warn(
             "certificates are not verified: anybody on the way can read and change everything",
             InsecureWarning,
-            # The caller of connect(): through _Connect.__init__ and connect().
-            stacklevel=4,
+            stacklevel=_callers_level(),
         )
         return None
     if verify is True:
@@ -40,6 +40,14 @@ def trust_roots(verify: bool | StrPath) -> bytes | None:
     if path.is_dir():
         return _folder(path, "CA folder")
     return certificates(path, "CA file")
+
+
+def _callers_level() -> int:
+    """How far up the first caller is who is not of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_globals.get("__name__", "").partition(".")[0] == "whimbrel" and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def certificates(path: StrPath, what: str) -> bytes:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from whimbrel.sync import Connection, ReceiveStream, SendStream, Server, Stream
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 SOON = 20.0
 """Seconds: no test waits so long unless it fails."""
@@ -41,7 +42,9 @@ def listen(
 ) -> Server:
     """`serve` on one address."""
     limits = limits or whimbrel.Limits()
-    return whimbrel.sync.serve(handler, host, cert=certificates.pair, alpn=ALPN, limits=limits)
+    server = whimbrel.sync.serve(handler, host, cert=certificates.pair, alpn=ALPN, limits=limits)
+    server._pump.endpoint.wait(0)  # The first wait opens what all others need: not in the middle of a test.
+    return server
 
 
 @contextlib.contextmanager
@@ -77,11 +80,11 @@ def opened(ends: tuple[Connection, Connection], first: bytes = b"") -> tuple[Str
     return here, there
 
 
-class Doing(Generic[T]):
+class Doing(Generic[T_co]):
     """Something that a thread of its own does."""
 
-    def __init__(self, act: Callable[[], T]) -> None:
-        self._result: list[T] = []
+    def __init__(self, act: Callable[[], T_co]) -> None:
+        self._result: list[T_co] = []
         self._error: BaseException | None = None
         self._act = act
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -92,7 +95,7 @@ class Doing(Generic[T]):
         """Whether it came to an end."""
         return not self._thread.is_alive()
 
-    def result(self) -> T:
+    def result(self) -> T_co:
         """Wait for what comes of it, or raise what it raised."""
         self._thread.join(SOON)
         assert self.is_over, "the thread goes on"

@@ -211,7 +211,7 @@ class Connection(ConnectionBase):
     def handshake(self) -> bool:
         """Go on with the handshake; whether it is over, well or not. For `connect`, which has it for itself still."""
         self._pump.turn(0.0)
-        return self._lost is not None or self._core.is_connected()
+        return self._lost is not None or self._established
 
     def farewell(self) -> None:
         """The interpreter ends."""

@@ -87,6 +87,8 @@ class Pump(Resident):
         self._wake = endpoint.wake_fileno()
         self._kicked = False
         self._departed: threading.Event | None = None
+        self.turned: dict[object, Waiter] = {}
+        """Woken after each turn."""
         super().__init__(endpoint, listener)
 
     def check(self) -> None:
@@ -147,6 +149,8 @@ class Pump(Resident):
                 # The trouble of one connection must not be that of whoever leads.
                 logger.exception("telling a connection its news failed; please report this")
             self._news.popleft()
+        for waiter in self.turned.copy().values():
+            waiter.wake()
 
     def rouse(self, waiter: Waiter) -> None:
         """End the sleep of a waiter, whether it leads or not."""

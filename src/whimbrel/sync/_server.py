@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Self
 from whimbrel import _server
 from whimbrel._client import addresses_of, literal_address
 from whimbrel._errors import ConnectionLost, address_text
+from whimbrel._server import CLOSING, PARTING
+from whimbrel._server_stats import ServerStats, server_stats
 from whimbrel.sync._connection import Connection
 from whimbrel.sync._options import takes_but_first_what
 from whimbrel.sync._pump import Line, Pump
@@ -60,6 +62,7 @@ class Server:
         self._pump = Pump(endpoint, self)
         self._endpoint = endpoint
         self._leaving = Line(self._pump)
+        self._stats: ServerStats
         self._accepting = threading.Thread(target=_accept, args=(self._pump,), name="whimbrel-server", daemon=True)
         self._accepting.start()
 
@@ -74,6 +77,14 @@ class Server:
         standing = self._connections.copy().values()
         return [connection for connection in standing if connection._core.is_connected()]
 
+    def stats(self) -> ServerStats:
+        """What the server has done so far."""
+        self._pump.check()
+        with self._lock:
+            if not self._closed.is_set():
+                self._stats = server_stats(self._endpoint, len(self.connections))
+            return self._stats
+
     def serve_forever(self, *, timeout: float | None = None) -> None:
         """Wait until the server is closed.
 
@@ -87,29 +98,30 @@ class Server:
     def close(self, *, drain: float = 0.0) -> None:
         """Take no newcomers, wait for those there are, then close the rest. May be called twice.
 
-        Handlers of connections that were closed end with an exception, as soon as they use them. One that does not is
-        left alone after two seconds.
+        Handlers whose connection was closed end by an exception, as soon as they use it. One that does not is left
+        alone after two seconds. Peers that were closed here are given a moment to take note: as long as some send on,
+        they are told again (RFC 9000 §10.2), for one second at most. Interrupted, it closes without waiting.
 
         Args:
             drain: seconds to wait for handlers to return.
         """
         self._pump.check()
-        self._closing = True
+        with self._lock:
+            if not self._closed.is_set():
+                self._endpoint.refuse_newcomers()
+            self._closing = True
         try:
             if drain > 0:
                 self._wait_for_handlers(drain)
+            self._close_connections()
+            self._wait_for_handlers(PATIENCE)
+            for connection in self._handlers.copy().values():
+                logger.warning("the handler of %s goes on although its connection was closed", connection.peer)
+            self._part()
         finally:
-            for connection in self._connections.copy().values():
-                connection._close_now(0, "the server is closing")
-            try:
-                self._wait_for_handlers(PATIENCE)
-                for connection in self._handlers.copy().values():
-                    logger.warning("the handler of %s goes on although its connection was closed", connection.peer)
-            finally:
-                self._closed.set()
-                self._pump.stop()
-                if threading.current_thread() is not self._accepting:
-                    self._accepting.join(PATIENCE)
+            self._close_now()
+            if threading.current_thread() is not self._accepting:
+                self._accepting.join(PATIENCE)
 
     def __enter__(self) -> Self:
         return self
@@ -135,7 +147,8 @@ class Server:
         )
         self._connections[number] = connection
         if self._closing:
-            connection._close_now(0, "the server is closing")
+            # It was let in a moment before, and its news waited.
+            connection._close_now(0, CLOSING)
 
     def greet(self, connection: Connection) -> None:
         """A handshake is complete; called by the thread that pumps."""
@@ -170,11 +183,32 @@ class Server:
             self._handlers.pop(threading.current_thread(), None)
             self._leaving.wake_all()
 
+    def _close_connections(self) -> None:
+        for connection in self._connections.copy().values():
+            connection._close_now(0, CLOSING)
+
+    def _part(self) -> None:
+        """Answer late packets, until all have taken note or three probe timeouts are over."""
+
+        def attempt() -> bool | None:
+            return True if self._closed.is_set() or not self._endpoint.unanswered() else None
+
+        self._pump.until(attempt, PARTING, self._pump.turned, object())
+
+    def _close_now(self) -> None:
+        with self._lock:
+            if self._closed.is_set():
+                return
+            self.stats()
+            self._closed.set()
+        self._close_connections()
+        self._pump.stop()
+
     def _wait_for_handlers(self, limit: float) -> None:
         me = threading.current_thread()
 
         def attempt() -> bool | None:
-            return True if not self._handlers.keys() - {me} else None
+            return True if not self._handlers.copy().keys() - {me} else None
 
         self._pump.until(attempt, limit, self._leaving.waiters, object())
 
