@@ -7,6 +7,7 @@ from typing_extensions import Buffer
 
 __all__ = [
     "AVAILABLE",
+    "CONFIRMED",
     "CONNECTED",
     "CROWDED",
     "DATAGRAM",
@@ -28,9 +29,12 @@ __all__ = [
     "Facts",
     "ServerConfig",
     "ServerStats",
+    "SessionStore",
     "Stats",
     "TransportConfig",
     "__version__",
+    "check_identity",
+    "check_roots",
 ]
 
 __version__: Final[str]
@@ -51,6 +55,7 @@ INCOMING: Final[int]  # server: a new connection (its number is in the tuple)
 # returned because the new one was not proven in time, plus 2 where the peer had left no spare connection ID
 MOVED: Final[int]
 CROWDED: Final[int]  # server: no connected socket can be had for this connection; value: errno
+CONFIRMED: Final[int]  # client: the server's handshake is complete as well (HANDSHAKE_DONE)
 # Control news (`Endpoint.control_news`), same form; CONNECTED and LOST come here as well.
 SEND_FAILED: Final[int]  # value: errno of a packet that the kernel refused on the active path
 HEARD: Final[int]  # the first packet over the active path after a move or a ping()
@@ -69,8 +74,19 @@ class TransportConfig:
         send_buffer: int,
         initial_rtt: float = 0.1,
         mtu: int | None = None,  # fixed UDP payload; None: discovery up to 1452
-        qlog: str | None = None,
+        qlog: str | None = None,  # an existing folder: a file for each connection; else a file
     ) -> Self: ...
+
+@final
+class SessionStore:
+    """Tickets and tokens of servers, for the next connections to them. Any thread may call."""
+    def __new__(cls) -> Self: ...
+    def clear(self) -> None: ...
+    def __len__(self) -> int: ...  # servers
+
+# ValueError: a part does not parse, or the two do not belong together; the message says which.
+def check_identity(certificate: bytes, key: bytes) -> None: ...
+def check_roots(pem: bytes) -> None: ...
 
 @final
 class ClientConfig:
@@ -83,6 +99,9 @@ class ClientConfig:
         certificate: bytes | None = None,  # PEM chain
         key: bytes | None = None,
         transport: TransportConfig,
+        sessions: tuple[SessionStore, str]
+        | None = None,  # the memory, and by which name this server has its part in it
+        early_data: bool = False,  # needs sessions
         keylog: bool = True,  # honour SSLKEYLOGFILE
     ) -> Self: ...
 
@@ -98,6 +117,7 @@ class ServerConfig:
         transport: TransportConfig,
         migration: bool = True,  # False: send disable_active_migration
         id_length: int = 8,  # of our connection IDs; 0 forbids migration as well
+        early_data: bool = False,  # accept 0-RTT
         keylog: bool = True,
         reset_key: bytes | None = None,  # secret behind stateless resets (RFC 9000 §10.3.2); None: a new one each time
     ) -> Self: ...
@@ -168,8 +188,14 @@ class Connection:
     def max_datagram_size(self) -> int: ...  # 0: the peer takes none
     def send_datagram(self, data: Buffer) -> None: ...  # ValueError: too large
     def receive_datagram(self) -> bytes | None: ...
+    # Both, while is_early(), are those of the session that is being resumed.
     def alpn(self) -> bytes | None: ...
     def peer_certificate(self) -> bytes | None: ...  # DER
+    def is_resumed(self) -> bool: ...
+    def is_early(self) -> bool: ...  # data may go and come, though the handshake is not complete (0-RTT)
+    def early_data_accepted(self) -> bool | None: ...  # None: there was none, or the server has not answered
+    def is_early_stream(self, stream: int) -> bool: ...  # the peer opened it before the handshake was complete
+    def awaits_verdict(self) -> bool: ...  # the server asked for a certificate; CONFIRMED, or LOST, will follow
     def remote_address(self) -> tuple[str, int]: ...
     def local_address(self) -> tuple[str, int]: ...  # of the active path, as far as it is known
     def interface(self) -> str | None: ...  # that packets are pinned to

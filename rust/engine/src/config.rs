@@ -1,24 +1,31 @@
 //! Transport parameters and TLS, from plain values and PEM.
 
-use std::{fmt, fs::File, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aws_lc_rs::hmac;
 use quinn_proto::{
-    ConnectError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, QlogConfig, RandomConnectionIdGenerator, Side,
-    TransportConfig, VarInt,
-    crypto::{
-        Session,
-        rustls::{QuicClientConfig, QuicServerConfig},
-    },
-    transport_parameters::TransportParameters,
+    ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, NoneTokenStore,
+    RandomConnectionIdGenerator, Side, TokenStore, TransportConfig, VarInt, crypto::rustls::QuicServerConfig,
 };
 use rustls::{
     RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    server::{ServerSessionMemoryCache, WebPkiClientVerifier},
+    sign::CertifiedKey,
     version::TLS13,
+};
+
+use crate::{
+    qlog::{Log, Place},
+    sessions::SessionStore,
+    tls::{ClientTls, ServerTls},
 };
 
 /// What a caller gave cannot be used; the text says which part and why.
@@ -49,11 +56,12 @@ pub struct Transport {
     pub initial_rtt: Duration,
     /// A fixed UDP payload; otherwise the path MTU is discovered (RFC 8899).
     pub mtu: Option<u16>,
+    /// A folder for one file each connection, or a file.
     pub qlog: Option<String>,
 }
 
 impl Transport {
-    fn build(&self) -> Result<Arc<TransportConfig>, ConfigError> {
+    fn build(&self) -> Result<TransportConfig, ConfigError> {
         let var = |value: u64| VarInt::from_u64(value).unwrap_or(VarInt::MAX);
         let mut config = TransportConfig::default();
         let idle = IdleTimeout::try_from(self.idle_timeout).map_err(fail("the idle timeout is too long"))?;
@@ -71,13 +79,36 @@ impl Transport {
         } else {
             config.mtu_discovery_config(Some(MtuDiscoveryConfig::default()));
         }
-        if let Some(path) = &self.qlog {
-            let file = File::create(path).map_err(fail(path))?;
-            let mut qlog = QlogConfig::default();
-            qlog.writer(Box::new(file)).title(Some("whimbrel".into()));
-            config.qlog_stream(qlog.into_stream());
-        }
-        Ok(Arc::new(config))
+        Ok(config)
+    }
+}
+
+/// The settings of all connections, and of each where it writes a log of its own.
+#[derive(Clone, Debug)]
+struct Transports {
+    settings: Transport,
+    shared: Arc<TransportConfig>,
+    qlog: Option<Place>,
+}
+
+impl Transports {
+    fn new(settings: &Transport) -> Result<Self, ConfigError> {
+        let qlog = settings.qlog.as_deref().map(Place::new);
+        Ok(Self { settings: settings.clone(), shared: Arc::new(settings.build()?), qlog })
+    }
+
+    /// For one connection, whose client chose `id` as its first destination connection ID.
+    fn logging(
+        &self,
+        side: Side,
+        id: &ConnectionId,
+        now: Instant,
+    ) -> Result<Option<(Arc<TransportConfig>, Log)>, ConfigError> {
+        let Some(place) = &self.qlog else { return Ok(None) };
+        let (log, stream) = place.begin(side, id, now).map_err(fail("cannot write the qlog file"))?;
+        let mut config = self.settings.build()?;
+        config.qlog_stream(stream);
+        Ok(Some((Arc::new(config), log)))
     }
 }
 
@@ -108,10 +139,40 @@ fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, ConfigError> {
     Ok(Arc::new(store))
 }
 
+/// A certificate chain and its key, read and found to belong together.
+fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, ConfigError> {
+    let (chain, key) = (chain(certificate)?, private_key(key)?);
+    CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => ConfigError("the private key is not that of the certificate".into()),
+        error => ConfigError(format!("the private key cannot be used: {error}")),
+    })
+}
+
+/// Whether a chain and a key can prove an identity together.
+pub fn check_identity(certificate: &[u8], key: &[u8]) -> Result<(), ConfigError> {
+    certified_key(certificate, key).map(drop)
+}
+
+/// Whether there is a certificate to trust.
+pub fn check_roots(pem: &[u8]) -> Result<(), ConfigError> {
+    roots(pem).map(drop)
+}
+
+/// What a client brings from earlier connections, and how it uses it.
+#[derive(Clone, Copy, Debug)]
+pub struct Resumption<'a> {
+    pub store: &'a SessionStore,
+    /// Name and port: what is remembered of one server must not go to another.
+    pub server: &'a str,
+    /// Send at once, before the server has answered (0-RTT, RFC 9001 §4.6).
+    pub early_data: bool,
+}
+
 /// A client's half: whom to trust, who we are, what to speak.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    pub(crate) inner: quinn_proto::ClientConfig,
+    inner: quinn_proto::ClientConfig,
+    transports: Transports,
 }
 
 impl ClientConfig {
@@ -121,63 +182,70 @@ impl ClientConfig {
         ca: Option<&[u8]>,
         identity: Option<(&[u8], &[u8])>,
         transport: &Transport,
+        resumption: Option<Resumption<'_>>,
         keylog: bool,
     ) -> Result<Self, ConfigError> {
-        let provider = provider();
-        let verifier: Arc<dyn ServerCertVerifier> = match ca {
-            Some(pem) => WebPkiServerVerifier::builder_with_provider(roots(pem)?, provider.clone())
-                .build()
-                .map_err(fail("the CA certificates cannot be used"))?,
-            None => Arc::new(TrustAnyone(provider.clone())),
+        let transports = Transports::new(transport)?;
+        let make = || client_tls(ca, identity);
+        let server = match resumption {
+            Some(Resumption { store, server, .. }) => Some(store.server(server, &alpn, ca, identity, make)?),
+            None => None,
         };
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13])
-            .map_err(fail("TLS 1.3"))?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier);
-        let mut tls = match identity {
-            Some((certificate, key)) => builder
-                .with_client_auth_cert(chain(certificate)?, private_key(key)?)
-                .map_err(fail("the client certificate and its key"))?,
-            None => builder.with_no_client_auth(),
+        let mut tls = match &server {
+            Some(server) => server.tls(),
+            None => make()?,
         };
         tls.alpn_protocols = alpn;
+        tls.enable_early_data = resumption.is_some_and(|resumption| resumption.early_data);
         if keylog {
             tls.key_log = Arc::new(rustls::KeyLogFile::new());
         }
-        let crypto = QuicClientConfig::try_from(tls).map_err(fail("TLS"))?;
-        let mut inner = quinn_proto::ClientConfig::new(Arc::new(Unhurried(Arc::new(crypto))));
-        inner.transport_config(transport.build()?);
-        Ok(Self { inner })
+        let tokens: Arc<dyn TokenStore> = match &server {
+            Some(server) => server.clone(),
+            None => Arc::new(NoneTokenStore),
+        };
+        let mut inner = quinn_proto::ClientConfig::new(Arc::new(ClientTls { tls, server }));
+        inner.transport_config(transports.shared.clone()).token_store(tokens);
+        Ok(Self { inner, transports })
+    }
+
+    /// For one connection, with the log that it writes.
+    pub(crate) fn for_connection(&self, now: Instant) -> Result<(quinn_proto::ClientConfig, Option<Log>), ConfigError> {
+        // RFC 9000 §7.2: unpredictable, and at least 8 bytes.
+        let id = RandomConnectionIdGenerator::new(FIRST_ID_LENGTH).generate_cid();
+        let mut config = self.inner.clone();
+        config.initial_dst_cid_provider(Arc::new(move || id));
+        let Some((transport, log)) = self.transports.logging(Side::Client, &id, now)? else {
+            return Ok((config, None));
+        };
+        config.transport_config(transport);
+        Ok((config, Some(log)))
     }
 }
 
-/// Tells servers that our acknowledgements may take `MAX_ACK_DELAY`, so that they wait that much longer before they send
-/// again what was not acknowledged at all (RFC 9002 §6.2.1). The engine has no setting for it.
-///
-/// After a hard cut a server validates the new path for one and a half round trips. If its probe timeout falls into that
-/// time, it sends the oldest missing bytes into the dead path once more, and afterwards, behind everything else that was
-/// lost: the application waits for just these (quic-go 0.59: 160 ms in place of 80).
-struct Unhurried(Arc<QuicClientConfig>);
+/// As the engine's own: the longest that there are.
+const FIRST_ID_LENGTH: usize = 20;
 
-/// Milliseconds. We acknowledge within 25, as before; the rest is what a handover takes.
-const MAX_ACK_DELAY: u8 = 100;
-
-impl quinn_proto::crypto::ClientConfig for Unhurried {
-    fn start_session(
-        self: Arc<Self>,
-        version: u32,
-        server_name: &str,
-        parameters: &TransportParameters,
-    ) -> Result<Box<dyn Session>, ConnectError> {
-        let mut encoded = Vec::new();
-        parameters.write(&mut encoded);
-        // RFC 9000 §18.2: max_ack_delay is 0x0b; a value from 64 takes two bytes (§16). The engine leaves the default out.
-        encoded.extend([0x0b, 2, 0x40, MAX_ACK_DELAY]);
-        let parameters = TransportParameters::read(Side::Server, &mut &encoded[..]);
-        let parameters = parameters.map_err(|_| ConnectError::UnsupportedVersion)?;
-        self.0.clone().start_session(version, server_name, &parameters)
-    }
+fn client_tls(ca: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<rustls::ClientConfig, ConfigError> {
+    let provider = provider();
+    let verifier: Arc<dyn ServerCertVerifier> = match ca {
+        Some(pem) => WebPkiServerVerifier::builder_with_provider(roots(pem)?, provider.clone())
+            .build()
+            .map_err(fail("the CA certificates cannot be used"))?,
+        None => Arc::new(TrustAnyone(provider.clone())),
+    };
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(fail("TLS 1.3"))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    Ok(match identity {
+        Some((certificate, key)) => {
+            let identity = rustls::sign::SingleCertAndKey::from(certified_key(certificate, key)?);
+            builder.with_client_cert_resolver(Arc::new(identity))
+        }
+        None => builder.with_no_client_auth(),
+    })
 }
 
 /// What a server decides for all its connections.
@@ -191,13 +259,20 @@ pub struct ServerOptions {
     /// What stateless reset tokens are made of (RFC 9000 §10.3.2). A server that is started again with the same secret can
     /// tell clients of its former life that it knows them no more; without one, each start has its own.
     pub reset_key: Option<Vec<u8>>,
+    /// Take what resuming clients send before the handshake is complete (0-RTT).
+    pub early_data: bool,
 }
+
+/// Tickets that a server which takes early data remembers: each is good for one use, which is what stops replays (RFC
+/// 8446 §8.1), so that they cannot be kept by the clients alone. A client gets two with each connection.
+const TICKETS: usize = 16_384;
 
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     pub(crate) inner: Arc<quinn_proto::ServerConfig>,
     pub(crate) id_length: usize,
     pub(crate) reset_key: Option<Vec<u8>>,
+    transports: Transports,
 }
 
 impl ServerConfig {
@@ -221,17 +296,37 @@ impl ServerConfig {
             ),
             None => builder.with_no_client_auth(),
         };
-        let mut tls = builder
-            .with_single_cert(chain(certificate)?, private_key(key)?)
-            .map_err(fail("the certificate and its key"))?;
+        let identity = rustls::sign::SingleCertAndKey::from(certified_key(certificate, key)?);
+        let mut tls = builder.with_cert_resolver(Arc::new(identity));
         tls.alpn_protocols = alpn;
+        if options.early_data {
+            // RFC 9001 §4.6.1: no other value is allowed; the limit is flow control's.
+            tls.max_early_data_size = u32::MAX;
+            tls.session_storage = ServerSessionMemoryCache::new(TICKETS);
+        } else {
+            tls.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(fail("session tickets"))?;
+        }
         if options.keylog {
             tls.key_log = Arc::new(rustls::KeyLogFile::new());
         }
         let crypto = QuicServerConfig::try_from(tls).map_err(fail("TLS"))?;
-        let mut inner = quinn_proto::ServerConfig::with_crypto(Arc::new(crypto));
-        inner.transport_config(transport.build()?).migration(options.migration);
-        Ok(Self { inner: Arc::new(inner), id_length: options.id_length, reset_key: options.reset_key })
+        let transports = Transports::new(transport)?;
+        let mut inner = quinn_proto::ServerConfig::with_crypto(Arc::new(ServerTls(Arc::new(crypto))));
+        inner.transport_config(transports.shared.clone()).migration(options.migration);
+        Ok(Self { inner: Arc::new(inner), id_length: options.id_length, reset_key: options.reset_key, transports })
+    }
+
+    /// For one connection, with the log that it writes. `None`: as for all.
+    pub(crate) fn for_connection(
+        &self,
+        id: &ConnectionId,
+        now: Instant,
+    ) -> Option<(Arc<quinn_proto::ServerConfig>, Log)> {
+        // A file that cannot be made costs the log, not the connection.
+        let (transport, log) = self.transports.logging(Side::Server, id, now).ok()??;
+        let mut config = (*self.inner).clone();
+        config.transport_config(transport);
+        Some((Arc::new(config), log))
     }
 }
 

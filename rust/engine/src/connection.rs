@@ -9,16 +9,18 @@ use std::{
 use bytes::Bytes;
 use quinn_proto::{
     ConnectionError, ConnectionHandle, Dir, EndpointEvent, Event, ReadError, Side, StreamEvent, StreamId, VarInt,
-    WriteError, crypto::rustls::HandshakeData,
+    WriteError,
 };
-use rustls::pki_types::CertificateDer;
 
 use crate::{
     allowance::{Allowance, Verdict},
+    early::EarlyStreams,
     ids::SpareIds,
     news::{Kind, News},
     peer_path::{Move, PeerPath},
+    qlog::Log,
     tally::Standing,
+    tls::Handshake,
 };
 
 /// Why a connection ended.
@@ -124,11 +126,22 @@ pub struct Connection {
     pub(crate) peer: PeerPath,
     /// As it was counted last, on a server.
     pub(crate) standing: Standing,
+    /// Of a client that sends early: what it sent, until the server has taken it.
+    early: Option<EarlyStreams>,
+    /// May be written to again, now that what was sent early has gone again.
+    writable: Vec<u64>,
+    /// Of a server: streams that came before the handshake was complete and are not accepted yet, …
+    early_opened: [VecDeque<StreamId>; 2],
+    /// … and how many came so.
+    early_count: [u64; 2],
+    confirmed: bool,
+    log: Option<Log>,
 }
 
 impl Connection {
-    pub(crate) fn new(number: u64, handle: ConnectionHandle, proto: quinn_proto::Connection) -> Self {
+    pub(crate) fn new(number: u64, handle: ConnectionHandle, proto: quinn_proto::Connection, log: Option<Log>) -> Self {
         let peer = PeerPath::new(proto.remote_address());
+        let early = (proto.side().is_client() && proto.has_0rtt()).then(EarlyStreams::default);
         Self {
             handle,
             proto,
@@ -151,6 +164,12 @@ impl Connection {
             established: false,
             peer,
             standing: Standing::Handshaking { forgeable: false },
+            early,
+            writable: Vec::new(),
+            early_opened: Default::default(),
+            early_count: [0; 2],
+            confirmed: false,
+            log,
         }
     }
 
@@ -164,6 +183,9 @@ impl Connection {
         let fresh = self.take_id();
         self.proto.local_address_changed();
         self.proto.path_changed(now);
+        if let Some(log) = &self.log {
+            log.path_assigned(self.proto.remote_address(), now);
+        }
         self.heard = f64::NEG_INFINITY;
         self.listening = true;
         fresh
@@ -189,6 +211,7 @@ impl Connection {
     /// Up to `max` datagrams, as far as their destination may be sent them (RFC 9000 §8.1). The engine takes those that
     /// are withheld for lost.
     pub(crate) fn transmit(&mut self, now: Instant, max: usize, buffer: &mut Vec<u8>) -> Option<quinn_proto::Transmit> {
+        self.settle_early();
         loop {
             buffer.clear();
             let size = self.proto.current_mtu().into();
@@ -330,14 +353,24 @@ impl Connection {
     // ── streams ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub fn open(&mut self, unidirectional: bool) -> Option<u64> {
-        let id = self.proto.streams().open(direction(unidirectional))?;
+        self.settle_early();
+        let direction = direction(unidirectional);
+        if self.early.as_ref().is_some_and(|early| early.precedes(direction)) {
+            return None;
+        }
+        let id = self.proto.streams().open(direction)?;
+        if let Some(early) = &mut self.early {
+            early.opened(id.into());
+        }
         let halves = Halves { receiving: !unidirectional, sending: true, ..Halves::default() };
         self.streams.insert(id.into(), halves);
         Some(id.into())
     }
 
     pub fn accept(&mut self, unidirectional: bool) -> Option<u64> {
-        let id = self.proto.streams().accept(direction(unidirectional))?;
+        let direction = direction(unidirectional);
+        let early = self.early_opened[direction as usize].pop_front();
+        let id = early.or_else(|| self.proto.streams().accept(direction))?;
         let halves = Halves { receiving: true, sending: !unidirectional, ..Halves::default() };
         self.streams.insert(id.into(), halves);
         Some(id.into())
@@ -346,6 +379,10 @@ impl Connection {
     /// Hands out up to `limit` bytes of a stream, in the chunks that they came in.
     pub fn read(&mut self, id: u64, limit: usize, mut take: impl FnMut(Bytes)) -> Result<Read, StreamFailure> {
         let stream = self.receiving(id)?;
+        self.settle_early();
+        if self.early.as_ref().is_some_and(|early| early.is_closed(id)) {
+            return Ok(Read::Blocked);
+        }
         if let Some(tail) = self.tails.remove(&id) {
             return tail;
         }
@@ -387,7 +424,9 @@ impl Connection {
     /// Takes as much as the windows allow; 0 means blocked, and `Writable` follows.
     pub fn write(&mut self, id: u64, data: &[u8]) -> Result<usize, StreamFailure> {
         let stream = self.sending(id)?;
-        match self.proto.send_stream(stream).write(data) {
+        self.settle_early();
+        let early = self.early.as_mut().and_then(|early| early.write(id, data, &mut self.proto));
+        match early.unwrap_or_else(|| self.proto.send_stream(stream).write(data)) {
             Ok(taken) => Ok(taken),
             Err(WriteError::Blocked) => Ok(0),
             Err(WriteError::Stopped(code)) => Err(StreamFailure::Stopped(code.into_inner())),
@@ -397,6 +436,10 @@ impl Connection {
 
     pub fn finish(&mut self, id: u64) -> Result<(), StreamFailure> {
         let stream = self.sending(id)?;
+        self.settle_early();
+        if self.early.as_mut().is_some_and(|early| early.finish(id)) {
+            return Ok(());
+        }
         self.proto.send_stream(stream).finish().map_err(|error| match error {
             quinn_proto::FinishError::Stopped(code) => StreamFailure::Stopped(code.into_inner()),
             quinn_proto::FinishError::ClosedStream => StreamFailure::Closed,
@@ -406,6 +449,10 @@ impl Connection {
     pub fn reset(&mut self, id: u64, code: u64) -> Result<(), StreamFailure> {
         let stream = self.sending(id)?;
         self.sent_all(id);
+        self.settle_early();
+        if self.early.as_mut().is_some_and(|early| early.reset(id, code)) {
+            return Ok(());
+        }
         self.proto.send_stream(stream).reset(varint(code)).map_err(|_| StreamFailure::Closed)
     }
 
@@ -415,6 +462,10 @@ impl Connection {
             return Ok(());
         }
         self.received_all(id);
+        self.settle_early();
+        if self.early.as_mut().is_some_and(|early| early.stop(id, code)) {
+            return Ok(());
+        }
         self.proto.recv_stream(stream).stop(varint(code)).map_err(|_| StreamFailure::Closed)
     }
 
@@ -422,6 +473,33 @@ impl Connection {
     pub fn background(&mut self, id: u64) {
         if let Some(halves) = self.streams.get_mut(&id) {
             halves.background = true;
+        }
+    }
+
+    /// Whether the peer opened a stream before the handshake was complete: then somebody who recorded it may have.
+    pub fn is_early_stream(&self, id: u64) -> bool {
+        (id & 1 == 1) == self.proto.side().is_client() && id >> 2 < self.early_count[direction_of(id) as usize]
+    }
+
+    /// As soon as the server has answered: what was sent early and refused is sent again.
+    pub(crate) fn settle_early(&mut self) {
+        if self.proto.is_handshaking() {
+            return;
+        }
+        if let Some(early) = &mut self.early
+            && early.settle(&mut self.proto, &mut self.writable)
+        {
+            self.early = None;
+        }
+    }
+
+    /// Notes which streams of the peer's came early.
+    fn note_early_streams(&mut self) {
+        for direction in [Dir::Bi, Dir::Uni] {
+            while let Some(id) = self.proto.streams().accept(direction) {
+                self.early_opened[direction as usize].push_back(id);
+                self.early_count[direction as usize] = id.index() + 1;
+            }
         }
     }
 
@@ -483,6 +561,13 @@ impl Connection {
                 reason: String::from_utf8_lossy(reason).into_owned(),
                 by_peer: false,
             });
+            self.end_log();
+        }
+    }
+
+    fn end_log(&self) {
+        if let Some(log) = &self.log {
+            log.end();
         }
     }
 
@@ -503,14 +588,44 @@ impl Connection {
         self.proto.local_ip()
     }
 
-    pub fn alpn(&self) -> Option<Vec<u8>> {
-        self.proto.crypto_session().handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
+    fn handshake(&self) -> Handshake {
+        let data = self.proto.crypto_session().handshake_data().and_then(|data| data.downcast().ok());
+        data.map(|data| *data).unwrap_or_default()
     }
 
-    /// The certificate that the peer proved to hold, DER.
+    /// Before the handshake is complete, that of the session which is being resumed.
+    pub fn alpn(&self) -> Option<Vec<u8>> {
+        self.handshake().alpn
+    }
+
+    /// The certificate that the peer proved to hold, DER; in a resumed session, when that began.
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
-        let chain = self.proto.crypto_session().peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-        chain.first().map(|certificate| certificate.to_vec())
+        let chain = self.proto.crypto_session().peer_identity()?.downcast::<Vec<Vec<u8>>>().ok()?;
+        chain.into_iter().next()
+    }
+
+    /// Whether the two ends went on with an earlier TLS session.
+    pub fn is_resumed(&self) -> bool {
+        self.handshake().resumed
+    }
+
+    /// Whether data may go and come already, though the handshake is not complete.
+    pub fn is_early(&self) -> bool {
+        self.proto.has_0rtt() && self.proto.is_handshaking() && self.ended.is_none()
+    }
+
+    /// Whether the server took what was sent early. `None`: nothing was, or it has not answered.
+    pub fn early_data_accepted(&self) -> Option<bool> {
+        if !self.proto.has_0rtt() || self.proto.is_handshaking() {
+            return None;
+        }
+        Some(self.proto.side().is_server() || self.proto.accepted_0rtt())
+    }
+
+    /// Whether the server has still to say what it thinks of our certificate. In TLS 1.3 a client's handshake is
+    /// complete before (RFC 8446 §4.4.2.4); that the server's is as well, HANDSHAKE_DONE says (RFC 9001 §4.1.2).
+    pub fn awaits_verdict(&self) -> bool {
+        self.proto.side().is_client() && !self.confirmed && self.handshake().certificate_requested
     }
 
     pub fn statistics(&self) -> Statistics {
@@ -562,6 +677,7 @@ impl Connection {
 
     /// Turns what the engine has to say into news.
     pub(crate) fn report(&mut self, news: &mut VecDeque<News>) {
+        let mut connected = false;
         while let Some(event) = self.proto.poll() {
             let (kind, value) = match event {
                 Event::HandshakeDataReady => continue,
@@ -569,10 +685,12 @@ impl Connection {
                     self.learn_terms();
                     self.established = true;
                     self.peer.handshake_complete();
+                    connected = true;
                     (Kind::Connected, 0)
                 }
                 Event::ConnectionLost { reason } => {
                     self.ended.get_or_insert_with(|| Ended::from(reason));
+                    self.end_log();
                     (Kind::Lost, 0)
                 }
                 Event::DatagramReceived => (Kind::Datagram, 0),
@@ -580,6 +698,10 @@ impl Connection {
                 Event::Stream(event) => match event {
                     StreamEvent::Opened { dir } => (Kind::Opened, dir as u64),
                     StreamEvent::Available { dir } => (Kind::Available, dir as u64),
+                    // First what was written early and refused.
+                    StreamEvent::Writable { id } if self.early.as_ref().is_some_and(|it| it.holds(id.into())) => {
+                        continue;
+                    }
                     StreamEvent::Writable { id } => (Kind::Writable, id.into()),
                     StreamEvent::Finished { id } => {
                         self.sent_all(id.into());
@@ -600,6 +722,16 @@ impl Connection {
                 },
             };
             news.push_back(News { connection: self.number, kind, value });
+        }
+        if self.proto.side().is_server() && self.proto.has_0rtt() && (connected || self.proto.is_handshaking()) {
+            self.note_early_streams();
+        }
+        for value in self.writable.drain(..) {
+            news.push_back(News { connection: self.number, kind: Kind::Writable, value });
+        }
+        if self.proto.side().is_client() && !self.confirmed && self.proto.stats().frame_rx.handshake_done > 0 {
+            self.confirmed = true;
+            news.push_back(News { connection: self.number, kind: Kind::Confirmed, value: 0 });
         }
     }
 
@@ -677,7 +809,12 @@ fn direction(unidirectional: bool) -> Dir {
     if unidirectional { Dir::Uni } else { Dir::Bi }
 }
 
-fn varint(value: u64) -> VarInt {
+/// RFC 9000 §2.1.
+pub(crate) fn direction_of(id: u64) -> Dir {
+    direction(id & 2 != 0)
+}
+
+pub(crate) fn varint(value: u64) -> VarInt {
     VarInt::from_u64(value).unwrap_or(VarInt::MAX)
 }
 

@@ -15,6 +15,7 @@ use crate::{
     config::{ClientConfig, ServerConfig, endpoint_config, server_name},
     connection::Connection,
     news::{Kind, News},
+    qlog::Log,
     tally::{Dropped, Standing, Tally},
 };
 
@@ -70,9 +71,10 @@ impl fmt::Display for ConnectError {
 
 pub struct Endpoint {
     proto: quinn_proto::Endpoint,
-    /// A client answers nothing outside of its connection. Late packets for connection IDs that it has retired would
-    /// bring stateless resets (RFC 9000 §10.3), sent over whatever path is in use by then: a link between the two.
-    answers: bool,
+    /// `None`: a client. It answers nothing outside of its connection. Late packets for connection IDs that it has
+    /// retired would bring stateless resets (RFC 9000 §10.3), sent over whatever path is in use by then: a link between
+    /// the two.
+    server: Option<ServerConfig>,
     connections: HashMap<u64, Connection>,
     numbers: HashMap<ConnectionHandle, u64>,
     /// Nobody asks for these any more; they still answer late packets of the peer (RFC 9000 §10.2).
@@ -93,20 +95,21 @@ pub struct Endpoint {
 impl Endpoint {
     pub fn client() -> Self {
         let endpoint = endpoint_config(CLIENT_ID_LENGTH, Some(CLIENT_ID_LIFETIME), None);
-        Self::new(quinn_proto::Endpoint::new(endpoint, None, true, None), false)
+        Self::new(quinn_proto::Endpoint::new(endpoint, None, true, None), None)
     }
 
     pub fn server(config: &ServerConfig, admission: Admission) -> Self {
         let endpoint = endpoint_config(config.id_length, None, config.reset_key.as_deref());
-        let mut server = Self::new(quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, None), true);
+        let endpoint = quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, None);
+        let mut server = Self::new(endpoint, Some(config.clone()));
         (server.admission, server.id_length) = (admission, config.id_length);
         server
     }
 
-    fn new(proto: quinn_proto::Endpoint, answers: bool) -> Self {
+    fn new(proto: quinn_proto::Endpoint, server: Option<ServerConfig>) -> Self {
         Self {
             proto,
-            answers,
+            server,
             connections: HashMap::new(),
             numbers: HashMap::new(),
             forgotten: HashSet::new(),
@@ -129,17 +132,16 @@ impl Endpoint {
         name: &str,
     ) -> Result<u64, ConnectError> {
         let name = server_name(name);
-        let (handle, connection) = self
-            .proto
-            .connect(now, config.inner.clone(), remote, &name)
-            .map_err(|error| ConnectError(error.to_string()))?;
-        Ok(self.adopt(handle, connection))
+        let (config, log) = config.for_connection(now).map_err(|error| ConnectError(error.to_string()))?;
+        let (handle, connection) =
+            self.proto.connect(now, config, remote, &name).map_err(|error| ConnectError(error.to_string()))?;
+        Ok(self.adopt(handle, connection, log))
     }
 
-    fn adopt(&mut self, handle: ConnectionHandle, connection: quinn_proto::Connection) -> u64 {
+    fn adopt(&mut self, handle: ConnectionHandle, connection: quinn_proto::Connection, log: Option<Log>) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        self.connections.insert(number, Connection::new(number, handle, connection));
+        self.connections.insert(number, Connection::new(number, handle, connection, log));
         self.numbers.insert(handle, number);
         self.touch(number);
         number
@@ -167,11 +169,11 @@ impl Endpoint {
                 let look = connection.is_listening() || at - connection.last_heard() > PRECISION;
                 let before = if look { connection.progress() } else { 0 };
                 // No client moves before the handshake is confirmed (RFC 9000 §9).
-                if self.answers && connection.proto.is_handshaking() && source != connection.remote_address() {
+                if self.server.is_some() && connection.proto.is_handshaking() && source != connection.remote_address() {
                     return Received::default();
                 }
                 connection.proto.handle_event(event);
-                if self.answers {
+                if self.server.is_some() {
                     if !connection.peer.is_settled_at(connection.proto.remote_address()) {
                         self.tally.moves += u64::from(connection.follow_peer(source, at, &mut self.news));
                     }
@@ -184,7 +186,7 @@ impl Endpoint {
                 Received { connection: Some(number), ..Received::default() }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.admit(incoming, data.len(), now, response),
-            Some(DatagramEvent::Response(transmit)) if self.answers => {
+            Some(DatagramEvent::Response(transmit)) if self.server.is_some() => {
                 self.tally.answered(response);
                 Received { answer: Some(transmit.into()), ..Received::default() }
             }
@@ -222,9 +224,11 @@ impl Endpoint {
         response: &mut Vec<u8>,
     ) -> Received {
         let source = incoming.remote_address();
-        match self.proto.accept(incoming, now, response, None) {
+        let own = self.server.as_ref().and_then(|server| server.for_connection(incoming.orig_dst_cid(), now));
+        let (config, log) = own.unzip();
+        match self.proto.accept(incoming, now, response, config) {
             Ok((handle, connection)) => {
-                let number = self.adopt(handle, connection);
+                let number = self.adopt(handle, connection, log);
                 let standing = Standing::Handshaking { forgeable: forgeable.is_some() };
                 self.tally.entered(standing);
                 if let Some(connection) = self.connections.get_mut(&number) {
@@ -273,7 +277,7 @@ impl Endpoint {
                 connection.armed = None;
                 connection.proto.handle_timeout(now);
                 connection.expired = true;
-                if self.answers {
+                if self.server.is_some() {
                     self.tally.moves += u64::from(connection.follow_return(&mut self.news));
                 }
                 self.touch(number);
@@ -325,7 +329,7 @@ impl Endpoint {
             }
         }
         connection.report(&mut self.news);
-        if self.answers {
+        if self.server.is_some() {
             let standing = connection.standing();
             self.tally.advanced(mem::replace(&mut connection.standing, standing), standing);
             if connection.awaits_answer() {

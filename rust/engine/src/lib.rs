@@ -8,15 +8,22 @@ mod admission;
 mod allowance;
 mod config;
 mod connection;
+mod early;
 mod endpoint;
 mod ids;
 mod news;
 mod peer_path;
+mod qlog;
+mod sessions;
 mod tally;
+mod tls;
 
 pub use admission::{Admission, MANY_HANDSHAKES, Retry};
-pub use config::{ClientConfig, ConfigError, ServerConfig, ServerOptions, Transport};
+pub use config::{
+    ClientConfig, ConfigError, Resumption, ServerConfig, ServerOptions, Transport, check_identity, check_roots,
+};
 pub use connection::{Connection, Ended, Facts, Read, Statistics, StreamFailure};
 pub use endpoint::{ConnectError, Datagram, Endpoint, Received, Transmit};
 pub use news::{Kind, News};
+pub use sessions::SessionStore;
 pub use tally::{Dropped, Tally};

@@ -22,6 +22,8 @@ pub enum Kind {
     Proven = 15,
     /// There is no connected socket to be had for this connection; the value is an errno.
     Crowded = 16,
+    /// The server's handshake is complete as well as the client's (RFC 9001 §4.1.2).
+    Confirmed = 17,
 }
 
 /// One thing that happened to one connection. `value` is a stream, a direction, an errno or a move, as the

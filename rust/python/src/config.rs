@@ -5,6 +5,36 @@ use whimbrel_engine as engine;
 
 use crate::{convert::seconds, error::Error};
 
+/// What connections remember for the next ones.
+#[pyclass(frozen, module = "whimbrel._core")]
+pub(crate) struct SessionStore(engine::SessionStore);
+
+#[pymethods]
+impl SessionStore {
+    #[new]
+    fn new() -> Self {
+        Self(engine::SessionStore::default())
+    }
+
+    fn clear(&self, py: Python<'_>) {
+        py.detach(|| self.0.clear());
+    }
+
+    fn __len__(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.0.len())
+    }
+}
+
+#[pyfunction]
+pub(crate) fn check_identity(certificate: &[u8], key: &[u8]) -> PyResult<()> {
+    Ok(engine::check_identity(certificate, key).map_err(Error::from)?)
+}
+
+#[pyfunction]
+pub(crate) fn check_roots(pem: &[u8]) -> PyResult<()> {
+    Ok(engine::check_roots(pem).map_err(Error::from)?)
+}
+
 #[pyclass(frozen, module = "whimbrel._core")]
 pub(crate) struct TransportConfig(engine::Transport);
 
@@ -45,16 +75,22 @@ pub(crate) struct ClientConfig(pub(crate) engine::ClientConfig);
 #[pymethods]
 impl ClientConfig {
     #[new]
-    #[pyo3(signature = (*, alpn, roots, transport, certificate=None, key=None, keylog=true))]
+    #[pyo3(signature = (*, alpn, roots, transport, certificate=None, key=None, sessions=None, early_data=false,
+        keylog=true))]
+    #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
         alpn: Vec<Vec<u8>>,
         roots: Option<&[u8]>,
         transport: &TransportConfig,
         certificate: Option<&[u8]>,
         key: Option<&[u8]>,
+        sessions: Option<(PyRef<'_, SessionStore>, String)>,
+        early_data: bool,
         keylog: bool,
     ) -> PyResult<Self> {
-        let config = engine::ClientConfig::new(alpn, roots, certificate.zip(key), &transport.0, keylog);
+        let resumption =
+            sessions.as_ref().map(|(store, server)| engine::Resumption { store: &store.0, server, early_data });
+        let config = engine::ClientConfig::new(alpn, roots, certificate.zip(key), &transport.0, resumption, keylog);
         Ok(Self(config.map_err(Error::from)?))
     }
 }
@@ -66,7 +102,7 @@ pub(crate) struct ServerConfig(pub(crate) engine::ServerConfig);
 impl ServerConfig {
     #[new]
     #[pyo3(signature = (*, alpn, certificate, key, transport, client_roots=None, migration=true, id_length=8,
-        keylog=true, reset_key=None))]
+        early_data=false, keylog=true, reset_key=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
         alpn: Vec<Vec<u8>>,
@@ -76,10 +112,11 @@ impl ServerConfig {
         client_roots: Option<&[u8]>,
         migration: bool,
         id_length: usize,
+        early_data: bool,
         keylog: bool,
         reset_key: Option<Vec<u8>>,
     ) -> PyResult<Self> {
-        let options = engine::ServerOptions { migration, id_length, keylog, reset_key };
+        let options = engine::ServerOptions { migration, id_length, early_data, keylog, reset_key };
         let config = engine::ServerConfig::new(alpn, certificate, key, client_roots, &transport.0, options);
         Ok(Self(config.map_err(Error::from)?))
     }

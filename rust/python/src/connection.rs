@@ -136,6 +136,26 @@ impl Connection {
         Ok(self.look(py, |connection| connection.peer_certificate())?.map(|der| PyBytes::new(py, &der)))
     }
 
+    fn is_resumed(&self, py: Python<'_>) -> PyResult<bool> {
+        self.look(py, |connection| connection.is_resumed())
+    }
+
+    fn is_early(&self, py: Python<'_>) -> bool {
+        self.look(py, |connection| connection.is_early()).unwrap_or(false)
+    }
+
+    fn early_data_accepted(&self, py: Python<'_>) -> PyResult<Option<bool>> {
+        self.look(py, |connection| connection.early_data_accepted())
+    }
+
+    fn is_early_stream(&self, py: Python<'_>, stream: u64) -> PyResult<bool> {
+        self.look(py, |connection| connection.is_early_stream(stream))
+    }
+
+    fn awaits_verdict(&self, py: Python<'_>) -> bool {
+        self.look(py, |connection| connection.awaits_verdict()).unwrap_or(false)
+    }
+
     fn remote_address(&self, py: Python<'_>) -> PyResult<Address> {
         self.look(py, |connection| connection.remote_address()).map(from_address)
     }

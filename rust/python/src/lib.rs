@@ -15,7 +15,7 @@ mod _core {
 
     #[pymodule_export]
     use crate::{
-        config::{ClientConfig, ServerConfig, TransportConfig},
+        config::{ClientConfig, ServerConfig, SessionStore, TransportConfig, check_identity, check_roots},
         connection::{Connection, Facts, Stats},
         endpoint::{Endpoint, ServerStats},
     };
@@ -39,6 +39,7 @@ mod _core {
             ("HEARD", Kind::Heard),
             ("DUE", Kind::Due),
             ("CROWDED", Kind::Crowded),
+            ("CONFIRMED", Kind::Confirmed),
         ] {
             module.add(name, kind as u8)?;
         }
