@@ -47,9 +47,9 @@ class Datagram:
 class Internet(SimulatedNetwork):
     """A simulated network with an observer, who is not always honest, in front of the server."""
 
-    def __init__(self, **options: Unpack[Options]) -> None:
+    def __init__(self, *, seed: int | None = None, **options: Unpack[Options]) -> None:
         options.setdefault("migration", BY_HAND)
-        super().__init__(**options)
+        super().__init__(**options, seed=seed)
         self.datagrams: list[Datagram] = []
         """Everything that came to the server or left it, in order."""
         self.meddle: Callable[[Datagram], bool] | None = None
