@@ -32,7 +32,7 @@ impl From<StreamFailure> for Error {
 impl From<PumpError> for Error {
     fn from(error: PumpError) -> Self {
         Self(match error {
-            PumpError::Io(error) => error.into(),
+            PumpError::Io(error) => return error.into(),
             PumpError::Invalid(text) => PyValueError::new_err(text),
         })
     }
@@ -47,7 +47,12 @@ impl From<ConfigError> for Error {
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         Self(match error.raw_os_error() {
-            Some(_) => error.into(),
+            // With both arguments Python picks the subclass, and sets `errno`.
+            Some(errno) => {
+                let text = error.to_string();
+                let text = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text);
+                PyOSError::new_err((errno, text.to_owned()))
+            }
             None => PyOSError::new_err(error.to_string()),
         })
     }
