@@ -171,11 +171,11 @@ class Options(TypedDict, total=False):
     keepalive: float | None
     idle_timeout: float
     window: int | None
-    loop: Literal["asyncio", "uvloop"]
+    loop: Literal["asyncio", "uvloop", "none"]
 
 
 class Client(Program):
-    """`whimbrel.connect` to that server."""
+    """`whimbrel.connect` to that server; without a loop, `whimbrel.sync.connect`."""
 
     def __init__(self, lab: Laboratory, server: Server, host: str = "", **options: Unpack[Options]) -> None:
         order: dict[str, object] = {
@@ -227,9 +227,9 @@ class Client(Program):
 
         return self.wait(look, f"it moves to {interface}", timeout)
 
-    def get(self, size: int) -> Transfer:
+    def get(self, size: int, **more: object) -> Transfer:
         """Begin a download."""
-        return self._begin("get", size, self._downloads)
+        return self._begin("get", size, self._downloads, **more)
 
     def put(self, size: int) -> Transfer:
         """Begin an upload."""
@@ -279,10 +279,10 @@ class Client(Program):
         if news["kind"] == "progress":
             self._downloads[news["number"]].advance(news)
 
-    def _begin(self, what: str, size: int, receiving: dict[int, Transfer]) -> Transfer:
+    def _begin(self, what: str, size: int, receiving: dict[int, Transfer], **more: object) -> Transfer:
         number = next(self._numbers)
         transfer = receiving[number] = Transfer(self, number, size)
-        self.tell(do=what, number=number, size=size)
+        self.tell(do=what, number=number, size=size, **more)
         return transfer
 
     def _outcome(self, number: int) -> News | None:

@@ -28,7 +28,7 @@ class Order(TypedDict):
     host: str
     port: int
     ca: str
-    loop: Literal["asyncio", "uvloop"]
+    loop: Literal["asyncio", "uvloop", "none"]
     migration: dict[str, Any] | None
     window: int | None
     """Bytes, of stream and connection."""
@@ -45,20 +45,7 @@ class Teller(logging.Handler):
 
 async def main(order: Order) -> None:
     """Connect, and take orders until there are no more. What is not done by then is left undone."""
-    logging.getLogger("whimbrel").setLevel(logging.INFO)
-    logging.getLogger("whimbrel").addHandler(Teller())
-    settings, window = order["migration"], order["window"]
-    async with whimbrel.connect(
-        order["host"],
-        order["port"],
-        alpn="test",
-        verify=order["ca"],
-        server_hostname="localhost",
-        idle_timeout=order["idle_timeout"],
-        keepalive=order["keepalive"],
-        migration=None if settings is None else Migration(**settings),
-        limits=Limits() if window is None else Limits(stream_window=window, connection_window=window),
-    ) as connection:
+    async with whimbrel.connect(order["host"], order["port"], **prepare(order)) as connection:
         changes = connection.path_changes()
         tell("connected", path=dataclasses.asdict(connection.path))
         async with asyncio.TaskGroup() as group:
@@ -68,6 +55,22 @@ async def main(order: Order) -> None:
             for task in tasks:
                 task.cancel()
         tell("closing", stats=dataclasses.asdict(connection.stats()))
+
+
+def prepare(order: Order) -> dict[str, Any]:
+    """Pass on what is logged; and how to connect."""
+    logging.getLogger("whimbrel").setLevel(logging.INFO)
+    logging.getLogger("whimbrel").addHandler(Teller())
+    settings, window = order["migration"], order["window"]
+    return {
+        "alpn": "test",
+        "verify": order["ca"],
+        "server_hostname": "localhost",
+        "idle_timeout": order["idle_timeout"],
+        "keepalive": order["keepalive"],
+        "migration": None if settings is None else Migration(**settings),
+        "limits": Limits() if window is None else Limits(stream_window=window, connection_window=window),
+    }
 
 
 async def orders() -> AsyncIterator[bytes]:
@@ -130,7 +133,7 @@ async def put(connection: whimbrel.Connection, number: int, size: int) -> dict[s
 
 
 def block(how: Literal["sleep", "compute"], seconds: float) -> dict[str, object]:
-    """Let nothing else happen on the event loop."""
+    """Let nothing else happen on this thread."""
     begin = time.monotonic()
     tell("blocking")
     if how == "sleep":
@@ -147,5 +150,9 @@ if __name__ == "__main__":
         import uvloop
 
         uvloop.run(main(first))
+    elif first["loop"] == "none":
+        from tests.lab.programs import blocking_client
+
+        blocking_client.main(first)
     else:
         asyncio.run(main(first))
