@@ -16,6 +16,8 @@ KEY = bytes(range(32))
 TOKEN = 16
 LEAST = 21
 """The shortest stateless reset there is (§10.3)."""
+PATIENCE = 10.0
+"""Seconds that a handshake may take."""
 PAUSE = 0.020
 """Seconds between two of them."""
 UNKNOWN = 0x5A6A7A8A
@@ -189,6 +191,20 @@ def test_a_real_initial_in_too_small_a_datagram_begins_nothing(internet: Interne
     internet.advance(1.0)
     assert internet.of("to_client", ELSEWHERE) == []
     assert len(internet.of("to_client")) == begun
+
+
+def test_a_handshake_that_goes_nowhere_is_given_up(internet: Internet) -> None:
+    """Long before the idle timeout, which a client could put off for ever."""
+    add_cellular(internet)
+    internet.meddle = lambda datagram: len(internet.of("to_server")) > 0 and datagram.direction == "to_server"
+    internet.advance(PATIENCE - 0.5)
+    assert internet.tally.accepted == 1
+    assert internet.tally.handshakes_failed == 0
+    internet.advance(1.0)
+    assert internet.tally.handshakes_failed == 1
+    sent = len(internet.of("to_client"))
+    internet.advance(60.0)
+    assert len(internet.of("to_client")) == sent
 
 
 def test_a_copy_of_an_initial_from_elsewhere_owes_nothing_to_that_address(internet: Internet) -> None:

@@ -1,5 +1,7 @@
 //! Whom a server lets in.
 
+use std::time::Duration;
+
 /// Whether newcomers must prove their address before anything is kept for them (Retry, RFC 9000 §8.1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
@@ -28,6 +30,10 @@ impl Default for Admission {
 /// 10 MiB that strangers can have for nothing, and CPU time for as many signatures. Nobody honest is sent back for it
 /// below 2,500 newcomers a second (at a round trip of 100 ms), and who is loses one round trip.
 pub const MANY_HANDSHAKES: u64 = 256;
+
+/// How long a newcomer's handshake may take. The idle timeout is made for connections that stand: whoever proves an
+/// address, and then sends a PING now and then, would never be over. Chromium waits as long for a server.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What becomes of a newcomer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -571,6 +571,17 @@ impl Connection {
         }
     }
 
+    /// Its time for the handshake is over. Whether that was not complete.
+    pub(crate) fn give_up_handshake(&mut self, now: Instant, news: &mut VecDeque<News>) -> bool {
+        if self.established || self.ended.is_some() {
+            return false;
+        }
+        self.close(now, 0, b"");
+        self.ended = Some(Ended { kind: "idle", code: 0, reason: String::new(), by_peer: false });
+        news.push_back(News { connection: self.number, kind: Kind::Lost, value: 0 });
+        true
+    }
+
     pub fn ended(&self) -> Option<&Ended> {
         self.ended.as_ref()
     }

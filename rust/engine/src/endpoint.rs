@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming};
 
 use crate::{
-    admission::{Admission, Verdict},
+    admission::{Admission, PATIENCE, Verdict},
     config::{ClientConfig, ServerConfig, endpoint_config, server_name},
     connection::Connection,
     news::{Kind, News},
@@ -86,6 +86,8 @@ pub struct Endpoint {
     admission: Admission,
     id_length: usize,
     tally: Tally,
+    /// Newcomers, and when their handshake must be complete.
+    newcomers: VecDeque<(Instant, u64)>,
     /// Connections that we closed and whose peers may not know.
     unanswered: HashSet<u64>,
     /// What happened since it was last taken.
@@ -119,6 +121,7 @@ impl Endpoint {
             admission: Admission::default(),
             id_length: CLIENT_ID_LENGTH,
             tally: Tally::default(),
+            newcomers: VecDeque::new(),
             unanswered: HashSet::new(),
             news: VecDeque::new(),
         }
@@ -231,6 +234,7 @@ impl Endpoint {
                 let number = self.adopt(handle, connection, log);
                 let standing = Standing::Handshaking { forgeable: forgeable.is_some() };
                 self.tally.entered(standing);
+                self.newcomers.push_back((now + PATIENCE, number));
                 if let Some(connection) = self.connections.get_mut(&number) {
                     connection.standing = standing;
                     if let Some(length) = forgeable {
@@ -280,6 +284,14 @@ impl Endpoint {
                 if self.server.is_some() {
                     self.tally.moves += u64::from(connection.follow_return(&mut self.news));
                 }
+                self.touch(number);
+            }
+        }
+        while let Some(&(_, number)) = self.newcomers.front().filter(|(when, _)| *when <= now) {
+            self.newcomers.pop_front();
+            if let Some(connection) = self.connections.get_mut(&number)
+                && connection.give_up_handshake(now, &mut self.news)
+            {
                 self.touch(number);
             }
         }
@@ -369,7 +381,9 @@ impl Endpoint {
     }
 
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|&(when, _)| when)
+        let timer = self.timers.first().map(|&(when, _)| when);
+        let newcomer = self.newcomers.front().map(|&(when, _)| when);
+        timer.into_iter().chain(newcomer).min()
     }
 
     pub fn connection(&mut self, number: u64) -> Option<&mut Connection> {
