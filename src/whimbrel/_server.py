@@ -174,16 +174,13 @@ class Server:
                 logger.debug("%s: the handshake failed: %s", connection.peer, lost)
                 return
             await self._handler(connection)
-        except ConnectionLost as error:
+        except Exception as error:
             # The peer went away while the handler was at it: the peer's business, unless the error is of another one.
-            if connection._lost is None:
+            if connection._lost is not None and is_loss(error):
+                logger.debug("%s", error)
+            else:
                 logger.exception("the handler of %s failed", connection.peer)
                 connection._close_now(1, "")
-            else:
-                logger.debug("%s", error)
-        except Exception:
-            logger.exception("the handler of %s failed", connection.peer)
-            connection._close_now(1, "")
         else:
             await connection.close()
         finally:
@@ -218,6 +215,13 @@ class Server:
     def __repr__(self) -> str:
         where = ", ".join(address_text(address) for address in self._addresses)
         return f"<Server on {where}{', closed' if self._closed else ''}>"
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether nothing went wrong but that connections were lost; task groups wrap what their tasks raise."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(ConnectionLost)[1] is None
+    return isinstance(error, ConnectionLost)
 
 
 class _Serve:
