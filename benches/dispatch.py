@@ -113,9 +113,11 @@ def main() -> int:
     args = arguments()
     try:
         samples = [json.loads(line) for line in args.source.open()] if args.source else list(run(args))
-        tell(samples)
+        print("\n".join(told(samples)))
         if args.picture is not None:
             draw(samples, args.picture)
+        if args.document is not None:
+            fill_in(args.document, "\n".join(told(samples)))
     except KeyboardInterrupt:
         print("dispatch: interrupted", file=sys.stderr)
     except (OSError, ValueError, Failed) as error:
@@ -135,6 +137,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="append every run as a line of JSON")
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="tell what is there; run nothing")
     parser.add_argument("--picture", type=Path, metavar="PATH", help="draw PATH.svg and PATH.png")
+    parser.add_argument("--document", type=Path, metavar="FILE", help="put the tables between its marks")
     args = parser.parse_args()
     if min(args.rounds, args.requests, args.size, *args.connections) < 1:
         parser.error("numbers are 1 or more")
@@ -146,14 +149,14 @@ def run(args: argparse.Namespace) -> Iterable[Sample]:
     reason = harness.build_native()
     if reason is not None:
         raise Failed(f"the clients cannot be built: {reason}")
-    print(f"{args.rounds} rounds; {harness.versions('uvloop')}\n", flush=True)
+    print(f"{args.rounds} rounds; {harness.versions()}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="whimbrel-bench-") as folder:
         files = Files(Path(folder))
         files.make()
         for number, count in itertools.product(range(args.rounds), args.connections):
             turns = [("server", way, one) for way in args.ways] + [("kernel", way, kernel) for way in KERNEL_WAYS]
             for what, way, measure in turns:
-                # A server leaves an eighth of its descriptors alone, and goes on by its wildcard socket: nothing to see.
+                # A server leaves an eighth of its descriptors alone; then it goes on by its wildcard socket.
                 if way != "wildcard" and count + SPARE > harness.descriptor_limit() * 7 // 8:
                     print(f"{way} with {count} is left out: there are not as many descriptors", file=sys.stderr)
                     continue
@@ -165,6 +168,7 @@ def run(args: argparse.Namespace) -> Iterable[Sample]:
 def note(args: argparse.Namespace, figures: Sample, what: str, way: str, count: int, number: int) -> Sample:
     """Tell one run, and keep it."""
     sample = figures | {"what": what, "way": way, "connections": count, "round": number + 1}
+    sample["versions"] = harness.versions()
     if what == "server":
         shown = [(measure, measure.value(sample)) for measure in MEASURES if measure.group]
         told = ", ".join(f"{each.title} {significant(value)} {each.unit}" for each, value in shown if value is not None)
@@ -254,8 +258,11 @@ def kernel_memory() -> float:
 # What is told ---------------------------------------------------------------------------------------------------------
 
 
-def tell(samples: list[Sample]) -> None:
-    """Print, for each measure, both ways and their ratio by the number of connections."""
+BEGIN, END = "<!-- figures: by benches/dispatch.py -->", "<!-- end of figures -->"
+
+
+def told(samples: list[Sample]) -> Iterable[str]:
+    """Return, for each measure, both ways and their ratio by the number of connections."""
     counts = sorted({sample["connections"] for sample in samples})
     rows, ratios = [], []
     for measure in MEASURES:
@@ -265,12 +272,24 @@ def tell(samples: list[Sample]) -> None:
             rows.append([measure.title if way == WAYS[0] else "", measure.unit, way, *cells])
         quotients = ratios_by_count(samples, measure)
         ratios.append([measure.title, *[spread(quotients[count]) if quotients.get(count) else "" for count in counts]])
-    titles = [f"{count} connections" for count in counts]
-    print("### Wildcard ÷ connected, round by round: below 1 the wildcard socket takes less\n")
-    print(harness.table(["", *titles], ratios) + "\n")
-    print(f"### Figures\n\n{harness.table(['', '', '', *titles], rows)}\n")
-    print(f"### The kernel alone, microseconds\n\n{kernel_table(samples, counts, titles)}\n")
-    print(harness.described_machine(samples) + ".")
+    heads = [str(count) for count in counts]
+    yield "### Wildcard ÷ connected, round by round, by the number of connections\n"
+    yield harness.table(["below 1 the wildcard socket takes less", *heads], ratios) + "\n"
+    yield "### Sockets alone, microseconds\n"
+    yield kernel_table(samples, counts, heads) + "\n"
+    yield "### Figures\n"
+    yield harness.table(["for each connection, request or move", "", "", *heads], rows) + "\n"
+    rounds = max(sample["round"] for sample in samples)
+    yield f"Median (least–most) of {rounds} rounds. {harness.described_machine(samples)}."
+
+
+def fill_in(document: Path, text: str) -> None:
+    """Put the text where the document has room for it."""
+    before, begin, rest = document.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise Failed(f"{document} has no place for figures: {BEGIN} and {END}")
+    document.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def kernel_table(samples: list[Sample], counts: list[int], titles: list[str]) -> str:

