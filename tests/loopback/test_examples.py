@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,19 +15,37 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run_echo(certificates: Certificates, **environment: str) -> str:
+def run(example: str, certificates: Certificates, *more: str, **environment: str) -> str:
     files = [str(certificates.ca), str(certificates.chain), str(certificates.key)]
-    command = [sys.executable, str(EXAMPLES / "echo.py"), *files]
+    command = [sys.executable, str(EXAMPLES / example), *files, *more]
     done = subprocess.run(command, env={**os.environ, **environment}, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+def test_the_blocking_example_packs_a_folder(certificates: Certificates, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"file {number}").write_bytes(os.urandom(number * 100_000))
+    printed = run("blocking.py", certificates, str(tmp_path)).splitlines()
+    assert set(printed) == {".: 0 bytes", *(f"./file {number}: {number * 100_000} bytes" for number in range(3))}
+
+
+def test_what_the_page_on_blocking_shows_runs(certificates: Certificates, tmp_path: Path) -> None:
+    text = (EXAMPLES.parent / "docs" / "blocking.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(code) > 3
+    (tmp_path / "file").write_bytes(os.urandom(1_000_000))
+    files = {"ca": certificates.ca, "folder": tmp_path, "certificate": certificates.chain, "key": certificates.key}
+    program = "".join(f"{name} = {str(file)!r}\n" for name, file in files.items()) + "".join(code)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_echo_example_echoes(certificates: Certificates) -> None:
-    assert run_echo(certificates).startswith("hello from ('127.0.0.1', ")
+    assert run("echo.py", certificates).startswith("hello from ('127.0.0.1', ")
 
 
 def test_keys_are_logged_where_the_environment_says(certificates: Certificates, tmp_path: Path) -> None:
     log = tmp_path / "keys"
-    run_echo(certificates, SSLKEYLOGFILE=str(log))
+    run("echo.py", certificates, SSLKEYLOGFILE=str(log))
     assert "CLIENT_TRAFFIC_SECRET_0" in log.read_text()
