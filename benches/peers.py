@@ -155,12 +155,8 @@ def bench(args: argparse.Namespace) -> int:
         print(f"{args.rounds} rounds; {versions}\n", flush=True)
         for number in range(args.rounds):
             for cell in cells:
-                sample: dict[str, Any] = {
-                    "measure": cell.measure,
-                    "program": cell.title,
-                    "round": number + 1,
-                    **measured(cell),
-                }
+                sample = measured(cell) | {"measure": cell.measure, "program": cell.title, "round": number + 1}
+                sample["versions"] = versions
                 samples[cell.measure, cell.title].append(sample)
                 value = MEASURES[cell.measure].value(sample)
                 print(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def main() -> None:
     kind = _kinds.named(name)
     files = Files(Path(folder))
     _orders.raise_descriptor_limit()
+    # Ctrl-C is for whoever started this, and ends it by closing its standard input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if side == "server":
         _orders.serve(kind, files, **json.loads(rest[0]))
         return
