@@ -67,6 +67,10 @@ class AioquicHttp3:
             events += self._handle(quic_events.StreamDataReceived(data=b"", end_stream=True, stream_id=stream))
             self._goaway.pop(stream, None)
             self._h3.without_content.discard(stream)
+            if stream in self._h3.qpack_streams() and not self._transport.failure:
+                # RFC 9204 §4.2. H3Connection looks at the control stream alone.
+                code = ErrorCode.H3_CLOSED_CRITICAL_STREAM
+                events.append(self._transport.fail(code, "a QPACK stream was closed"))
         return events
 
     def reset_received(self, stream: int, code: int) -> list[Event]:
@@ -232,6 +236,10 @@ class _Connection(H3Connection):
         self.without_content: set[int] = set()
         self._malformed: list[Event] = []
         super().__init__(cast("QuicConnection", transport))
+
+    def qpack_streams(self) -> tuple[int | None, int | None]:
+        """Those of the peer, as soon as they are known."""
+        return self._peer_encoder_stream_id, self._peer_decoder_stream_id
 
     def take_malformed(self) -> list[Event]:
         malformed, self._malformed = self._malformed, []

@@ -118,7 +118,7 @@ class Client(Session):
         if isinstance(body, bytes | bytearray | memoryview) and "content-length" not in fields:
             fields = Headers([*fields.fields(), ("content-length", str(memoryview(body).nbytes))])
         section = request_headers(method, self.authority, target, fields)
-        trailer_section = None if trailers is None else field_section(trailers)
+        trailer_section = None if trailers is None else field_section(trailers) or None
         stream = await self.connection.open_stream()
         try:
             self._check_open()  # Once more: it may have taken long.

@@ -22,8 +22,11 @@ class Headers(Mapping[str, str]):
     __slots__ = ("_fields",)
 
     def __init__(self, fields: HeadersLike = ()) -> None:
+        # As a mapping, our own kind would join what came several times.
+        if isinstance(fields, Headers):
+            fields = fields._fields
         items = fields.items() if isinstance(fields, Mapping) else fields
-        self._fields = [(name.lower(), value) for name, value in items]
+        self._fields: list[tuple[str, str]] = [(name.lower(), value) for name, value in items]
 
     def __getitem__(self, name: str) -> str:
         values = self.get_all(name)

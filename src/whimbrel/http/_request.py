@@ -101,6 +101,7 @@ class Request(AsyncIterator[bytes]):
         self._chunks: deque[bytes] = deque()
         self._received = False  # The request is whole, or nothing more is wanted of it.
         self._sent = False  # So is the answer.
+        self._due: int | None = None  # Bytes that are still to come by the Content-Length of the request.
         self._left: int | None = None  # Bytes that are still due by the Content-Length of the answer.
         self._framed = False  # The frame that holds all of them has begun.
         self._since_turn = 0
@@ -179,7 +180,7 @@ class Request(AsyncIterator[bytes]):
         elif not isinstance(content, FilePart | AsyncIterable):
             content = whole_file(content) or _read_all(content)
         length = len(content) if isinstance(content, bytes) else getattr(content, "length", None)
-        if length is not None and "content-length" not in fields and status not in _WITHOUT_LENGTH:
+        if length is not None and "content-length" not in fields and status not in _WITHOUT_CONTENT:
             fields = Headers([*fields.fields(), ("content-length", str(length))])
         head = self._head(status, fields)
         if self._is_empty:
@@ -187,10 +188,15 @@ class Request(AsyncIterator[bytes]):
         elif isinstance(content, bytes):
             await self._write_last(head + self._frame(content), trailers)
         else:
-            pieces = file_pieces(content) if isinstance(content, FilePart) else aiter(content)
-            async for piece in pieces:
-                await self._write(head + self._frame(piece) if head else self._frame(piece))
-                head = b""
+            source = file_pieces(content) if isinstance(content, FilePart) else content
+            try:
+                async for piece in source:
+                    await self._write(head + self._frame(piece) if head else self._frame(piece))
+                    head = b""
+            finally:
+                # A generator that is left half-way holds what it holds until somebody says so.
+                if (close := getattr(source, "aclose", None)) is not None:
+                    await close()
             await self._write_last(head, trailers)
 
     async def inform(self, status: int, headers: HeadersLike = ()) -> None:
@@ -329,8 +335,8 @@ class Request(AsyncIterator[bytes]):
     async def _write_last(self, data: bytes, trailers: HeadersLike | None) -> None:
         if self._left:
             raise BodyTooShort(f"the content ended {self._left} bytes before its Content-Length")
-        if trailers is not None:
-            data += self._section(field_section(trailers))
+        if trailers is not None and not self._is_empty and (section := field_section(trailers)):
+            data += self._section(section)
         await self._write(data)
         await self._stream.finish()
         self._sent = True
@@ -362,7 +368,7 @@ class Request(AsyncIterator[bytes]):
         for event in events:
             match event:
                 case DataReceived(pieces=pieces):
-                    self._chunks.extend(pieces)
+                    self._take(pieces)
                 case HeadersReceived(headers=headers) if not self.method:
                     self._asked(headers)
                 case HeadersReceived(headers=headers):
@@ -380,6 +386,15 @@ class Request(AsyncIterator[bytes]):
                 case _:
                     raise AssertionError(f"{event} has nothing to do with a request")
 
+    def _take(self, pieces: list[bytes]) -> None:
+        self._chunks.extend(pieces)
+        if self._due is not None:
+            self._due -= sum(map(len, pieces))
+            if self._due < 0:
+                # The HTTP layer looks at the end of the message only; until then a disk may be full.
+                reason = "there is more content than Content-Length said"
+                self._reject(MessageMalformed(self._stream.id, ErrorCode.H3_MESSAGE_ERROR, reason))
+
     def _asked(self, headers: RawHeaders) -> None:
         fields = {name: value.decode("latin-1") for name, value in headers if name.startswith(b":")}
         self.scheme = fields.get(b":scheme", "https")
@@ -387,6 +402,8 @@ class Request(AsyncIterator[bytes]):
         self.target = fields.get(b":path", "")
         self.headers = received(headers)
         self.method = fields[b":method"]
+        if "content-length" in self.headers:
+            self._due = int(self.headers.get_all("content-length")[0])
 
     def _reject(self, event: MessageMalformed) -> None:
         self._malformed = event
@@ -397,7 +414,6 @@ class Request(AsyncIterator[bytes]):
 
 _PLAIN_TEXT = {"content-type": "text/plain; charset=utf-8"}
 _WITHOUT_CONTENT = frozenset({204, 304})
-_WITHOUT_LENGTH = frozenset({204})  # RFC 9110 §8.6; a 304 may tell the length of what it does not carry.
 
 
 async def _read_all(file: BinaryIO) -> AsyncIterator[bytes]:

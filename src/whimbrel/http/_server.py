@@ -33,6 +33,9 @@ Handler: TypeAlias = Callable[[Request], Awaitable[None]]
 
 _log = logging.getLogger("whimbrel")
 
+LINGER = 3.0
+"""Seconds that the last answers may take to be acknowledged, at most."""
+
 _NO_STREAM = (1 << 62) - 4
 """The last id that a request's stream could have: nothing is refused yet (RFC 9114 §5.2)."""
 
@@ -152,7 +155,7 @@ class ServerSession(Session):
             if self._requests:
                 await asyncio.wait(set(self._requests))
             self._closed = True
-            await self.connection.close(ErrorCode.H3_NO_ERROR)
+            await self.connection.close(ErrorCode.H3_NO_ERROR, linger=0.0)
             await self._stop()
 
     async def leave(self, patience: float) -> None:
@@ -169,7 +172,7 @@ class ServerSession(Session):
                 await self._go_away(self._next)
                 while self._requests:
                     await asyncio.wait(set(self._requests))
-        await self.connection.close(ErrorCode.H3_NO_ERROR)
+        await self.connection.close(ErrorCode.H3_NO_ERROR, linger=min(LINGER, patience))
 
     async def _go_away(self, stream: int) -> None:
         if stream != _NO_STREAM:

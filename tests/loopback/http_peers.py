@@ -1,0 +1,156 @@
+"""HTTP/3 for the loopback tests: our server with our client, and with a client that is none of ours (aioquic's)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.h3.connection import H3Connection
+from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated, QuicEvent, StopSendingReceived, StreamReset
+
+from whimbrel import http
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from typing import Unpack
+
+    from tests.loopback.support import Certificates
+
+Fields = list[tuple[bytes, bytes]]
+
+
+@contextlib.asynccontextmanager
+async def served(
+    certificates: Certificates, handler: http.Handler, **options: Unpack[http.ServeOptions]
+) -> AsyncIterator[tuple[http.Server, http.Client]]:
+    """A server and a client of ours."""
+    async with (
+        http.serve(handler, "127.0.0.1", cert=certificates.pair, **options) as server,
+        dial(certificates, server) as client,
+    ):
+        yield server, client
+
+
+def dial(certificates: Certificates, server: http.Server) -> http._client._Connect:
+    return http.connect("127.0.0.1", server.addresses[0][1], verify=certificates.ca, migration=None)
+
+
+@dataclass
+class Answer:
+    """What came on one stream."""
+
+    interim: list[Fields] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    content: bytes = b""
+    trailers: Fields = field(default_factory=list)
+    reset: int | None = None
+    """The code, where the server gave the answer up."""
+    stopped: int | None = None
+    """The code, where it wanted no more of the request."""
+
+    @property
+    def status(self) -> int:
+        return int(self.headers[":status"])
+
+
+class OtherClient(QuicConnectionProtocol):
+    """aioquic's own QUIC and HTTP/3, and the means to break the rules."""
+
+    def start(self) -> None:
+        self.h3 = H3Connection(self._quic)
+        self.answers: dict[int, Answer] = {}
+        self.closed: ConnectionTerminated | None = None
+        self._changed = asyncio.Condition()
+        self._ended: dict[int, asyncio.Event] = {}
+        self._gone = asyncio.Event()
+
+    def ask(self, headers: Fields, content: bytes | None = None, *, end: bool = True) -> int:
+        """Send a request; returns its stream."""
+        stream = self.open()
+        self.h3.send_headers(stream, headers, end_stream=end and content is None)
+        if content is not None:
+            self.h3.send_data(stream, content, end_stream=end)
+        self.transmit()
+        return stream
+
+    def open(self) -> int:
+        stream = self._quic.get_next_available_stream_id()
+        self.answers[stream], self._ended[stream] = Answer(), asyncio.Event()
+        return stream
+
+    def send(self, stream: int, data: bytes, *, end: bool = False) -> None:
+        """Bytes as they are."""
+        self._quic.send_stream_data(stream, data, end)
+        self.transmit()
+
+    def open_unidirectional(self, data: bytes, *, end: bool = False) -> int:
+        stream = self._quic.get_next_available_stream_id(is_unidirectional=True)
+        self.send(stream, data, end=end)
+        return stream
+
+    async def answer(self, stream: int) -> Answer:
+        """Wait for the end of an answer, be it good or not."""
+        await self._ended[stream].wait()
+        return self.answers[stream]
+
+    async def failure(self) -> int:
+        """Wait for the end of the connection; returns the code."""
+        await self._gone.wait()
+        assert self.closed is not None, "it has just been set"
+        return self.closed.error_code
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        match event:
+            case StreamReset(stream_id=stream, error_code=code) if stream in self.answers:
+                self.answers[stream].reset = code
+                self._ended[stream].set()
+            case StopSendingReceived(stream_id=stream, error_code=code) if stream in self.answers:
+                self.answers[stream].stopped = code
+            case ConnectionTerminated():
+                self.closed = event
+                self._gone.set()
+        if hasattr(self, "h3"):
+            for h3_event in self.h3.handle_event(event):
+                self._received(h3_event)
+
+    def _received(self, event: H3Event) -> None:
+        match event:
+            case HeadersReceived(stream_id=stream, headers=headers, stream_ended=ended):
+                answer = self.answers[stream]
+                fields = {name.decode(): value.decode() for name, value in headers}
+                if fields.get(":status", "").startswith("1"):
+                    answer.interim.append(headers)
+                elif answer.headers:
+                    answer.trailers = headers
+                else:
+                    answer.headers = fields
+            case DataReceived(stream_id=stream, data=data, stream_ended=ended):
+                self.answers[stream].content += data
+            case _:
+                return
+        if ended:
+            self._ended[stream].set()
+
+
+def request(method: str = "GET", path: str = "/", *more: tuple[bytes, bytes]) -> Fields:
+    """The header section of a request."""
+    pseudo = {":method": method, ":scheme": "https", ":authority": "localhost", ":path": path}
+    return [*((name.encode(), value.encode()) for name, value in pseudo.items()), *more]
+
+
+@contextlib.asynccontextmanager
+async def other_client(certificates: Certificates, server: http.Server) -> AsyncIterator[OtherClient]:
+    """A connection of aioquic's to a server of this test."""
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], server_name="localhost")
+    configuration.load_verify_locations(str(certificates.ca))
+    host, port = server.addresses[0]
+    async with connect(host, port, configuration=configuration, create_protocol=OtherClient) as client:
+        assert isinstance(client, OtherClient)
+        client.start()
+        yield client
