@@ -354,7 +354,8 @@ class ConnectionBase:
     def _peer_moved(self, how: int) -> None:
         silence, linkable, returned = (how >> 2) / 1e6, bool(how & 2), bool(how & 1)
         old, since = self._path, self._pump.now()
-        new = replace(self._core_path(), since=since)
+        # As it was then: where nobody looked for a while, it has been proven meanwhile.
+        new = replace(self._core_path(), since=since, validated=returned)
         if new.remote == old.remote:
             return  # Of two moves at once the first was told with the outcome of both.
         reason: Reason = "rolled-back" if returned else "rebinding" if new.remote[0] == old.remote[0] else "peer"
