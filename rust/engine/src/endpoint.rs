@@ -390,8 +390,17 @@ impl Endpoint {
         self.connections.get_mut(&number)
     }
 
-    pub fn numbers(&self) -> Vec<u64> {
-        self.connections.keys().copied().collect()
+    /// Ends every connection that still stands.
+    pub fn close_all(&mut self, now: Instant) {
+        let numbers: Vec<u64> = self.connections.keys().copied().collect();
+        for number in numbers {
+            if let Some(connection) = self.connections.get_mut(&number)
+                && connection.ended().is_none()
+            {
+                connection.close(now, 0, b"");
+                self.touch(number);
+            }
+        }
     }
 
     /// Nobody will ask for this connection, which has ended, again: drops it as soon as the protocol lets it go.

@@ -383,13 +383,16 @@ impl Pump {
         }
     }
 
-    /// Sends what is still to be sent and closes the sockets.
+    /// Ends the connections that still stand, sends what is still to be sent and closes the sockets.
     pub fn close(&self) {
         guard::remove(self);
         let mut state = self.lock();
         if state.closed {
             return;
         }
+        // Of newcomers that nobody has been told of yet, nobody else takes leave.
+        let now = state.clock.now();
+        state.engine.close_all(now);
         state.flush();
         state.closed = true;
         // Whoever still holds this object must not hold descriptors by it.
