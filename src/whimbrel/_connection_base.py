@@ -109,6 +109,9 @@ class Pump(Protocol):
     def now(self) -> float:
         """The time on the clock of `time.monotonic`."""
 
+    def gather(self) -> bool:
+        """Whether a small write should wait for others that come at once, to leave with them; then it will leave."""
+
     def add(self, number: int, target: ConnectionBase) -> None:
         """Tell `target` what happens to a connection."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -34,6 +33,7 @@ class Pump(Resident):
         self._descriptors = (endpoint.fileno(), endpoint.wake_fileno())
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
+        self._flushes = False
         self.turned = Line(self.loop)
         """Woken after each turn of the pump."""
         for descriptor in self._descriptors:
@@ -65,6 +65,13 @@ class Pump(Resident):
         if delay is not None and not self.stopped:
             self._arm(delay)
 
+    def gather(self) -> bool:
+        # They leave once all tasks that can run now have run: a request and its end in one packet.
+        if not self._flushes:
+            self._flushes = True
+            self.loop.call_soon(self._flush)
+        return True
+
     def stop(self) -> None:
         """Give back the descriptors and close the sockets. May be called twice, and after the loop was closed."""
         if self.stopped or self.is_forked:
@@ -79,6 +86,11 @@ class Pump(Resident):
                 self.loop.remove_reader(descriptor)
         self.endpoint.close()
         self.turned.wake_all()
+
+    def _flush(self) -> None:
+        self._flushes = False
+        if not self.stopped:
+            self.endpoint.flush()
 
     def stop_from_anywhere(self) -> None:
         """`stop`, for the garbage collector, which runs on any thread."""
@@ -127,7 +139,8 @@ class Line:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        # A list: nearly always empty, and many times smaller then than a deque.
+        self._waiting: list[asyncio.Future[None]] = []
 
     async def wait(self) -> None:
         """Wait for a wake-up. A task that is cancelled hands on the wake-up that was meant for it."""
@@ -146,14 +159,14 @@ class Line:
     def wake(self) -> None:
         """Wake the first."""
         while self._waiting:
-            waiter = self._waiting.popleft()
+            waiter = self._waiting.pop(0)
             if not waiter.done():
                 waiter.set_result(None)
                 return
 
     def wake_all(self) -> None:
         """Wake all: it is over."""
-        while self._waiting:
-            waiter = self._waiting.popleft()
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)

@@ -63,6 +63,10 @@ class Resident:
         """Tell nobody any more."""
         self._targets.pop(number, None)
 
+    def gather(self) -> bool:
+        """Whether a small write should wait for others that come at once, to leave with them; then it will leave."""
+        return False
+
     def leave(self) -> None:
         """Neither a fork nor the interpreter's end concerns this any more."""
         with _lock:

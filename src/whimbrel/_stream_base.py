@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from whimbrel._errors import ConnectionClosed, LocalProtocolError, StreamReset, StreamStopped
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from whimbrel._connection_base import ConnectionBase
 
 # What `readuntil` may hold while it searches: asyncio.StreamReader's limit.
 LINE_LIMIT = 64 * 1024
 # One read of `read(-1)`, `readexactly` and iteration: large enough that Python's share of the cost vanishes.
 CHUNK = 1 << 20
+# Less than this does not fill a packet, and had better share one with what follows: it is twice as fast then.
+SMALL = 1200
 
 
 class Half:
@@ -238,12 +238,12 @@ class SendingHalf(Half):
         """Turn away who may not write now."""
         raise NotImplementedError
 
-    def _try_write(self, data: Buffer) -> int:
+    def _try_write(self, data: bytes | memoryview) -> int:
         self._check_writer()
         if self._finished:
             raise LocalProtocolError(f"stream {self.id} was finished by this end", peer=self._connection.peer)
         try:
-            taken = self._core.write(self.id, data)
+            taken = self._core.write(self.id, data, len(data) < SMALL and self._connection._pump.gather())
         except StreamStopped as error:
             self._give_up(error.code)
             raise self._unwritable() from None
@@ -254,7 +254,7 @@ class SendingHalf(Half):
         finishing = self._connection._finishing
         finishing.add(self.id)  # Before, since on another thread the acknowledgement may come at once.
         try:
-            self._core.finish(self.id)
+            self._core.finish(self.id, self._connection._pump.gather())
         except BaseException as error:
             finishing.discard(self.id)
             if not isinstance(error, StreamStopped):

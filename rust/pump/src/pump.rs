@@ -270,6 +270,24 @@ impl Pump {
         Some(result)
     }
 
+    /// The same, but what came of it leaves with the next `flush` or turn: small writes that follow each other share
+    /// packets then. Should neither come, because the owner computes or sleeps, the guard sees to it.
+    pub fn act_later<T>(&self, number: u64, act: impl FnOnce(&mut Connection) -> T) -> Option<T> {
+        let mut state = self.lock();
+        let result = act(state.engine.connection(number)?);
+        state.note_due(number);
+        state.engine.touch(number);
+        self.publish(&state);
+        Some(result)
+    }
+
+    /// Sends what waits to be sent.
+    pub fn flush(&self) {
+        let mut state = self.lock();
+        state.flush();
+        self.leave(state);
+    }
+
     /// Looks at a connection; nothing is sent.
     pub fn look<T>(&self, number: u64, look: impl FnOnce(&mut Connection) -> T) -> Option<T> {
         self.lock().engine.connection(number).map(look)

@@ -34,6 +34,19 @@ impl Connection {
         py.detach(|| self.pump.act(self.number, |connection, _| act(connection))).ok_or_else(gone)
     }
 
+    /// `act`; with `later`, what is to be sent waits for the next flush.
+    fn act_when<T: Send>(
+        &self,
+        py: Python<'_>,
+        later: bool,
+        act: impl FnOnce(&mut engine::Connection) -> T + Send,
+    ) -> PyResult<T> {
+        if later {
+            return py.detach(|| self.pump.act_later(self.number, act)).ok_or_else(gone);
+        }
+        self.act(py, act)
+    }
+
     fn look<T: Send>(&self, py: Python<'_>, look: impl FnOnce(&mut engine::Connection) -> T + Send) -> PyResult<T> {
         py.detach(|| self.pump.look(self.number, look)).ok_or_else(gone)
     }
@@ -89,14 +102,16 @@ impl Connection {
         }
     }
 
-    fn write(&self, py: Python<'_>, stream: u64, data: &Bound<'_, PyAny>) -> PyResult<usize> {
+    #[pyo3(signature = (stream, data, later=false))]
+    fn write(&self, py: Python<'_>, stream: u64, data: &Bound<'_, PyAny>, later: bool) -> PyResult<usize> {
         let data = contiguous(data)?;
-        let taken = self.act(py, |connection| connection.write(stream, &data))?;
+        let taken = self.act_when(py, later, |connection| connection.write(stream, &data))?;
         Ok(taken.map_err(Error::from)?)
     }
 
-    fn finish(&self, py: Python<'_>, stream: u64) -> PyResult<()> {
-        Ok(self.act(py, |connection| connection.finish(stream))?.map_err(Error::from)?)
+    #[pyo3(signature = (stream, later=false))]
+    fn finish(&self, py: Python<'_>, stream: u64, later: bool) -> PyResult<()> {
+        Ok(self.act_when(py, later, |connection| connection.finish(stream))?.map_err(Error::from)?)
     }
 
     fn reset(&self, py: Python<'_>, stream: u64, code: u64) -> PyResult<()> {

@@ -100,6 +100,10 @@ impl Endpoint {
         py.detach(|| self.0.pump()).map(|wait| wait.as_secs_f64())
     }
 
+    fn flush(&self, py: Python<'_>) {
+        py.detach(|| self.0.flush());
+    }
+
     #[pyo3(signature = (timeout))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         // A time in the past, such as what is left of one that is over, is a look without waiting.
