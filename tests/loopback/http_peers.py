@@ -47,12 +47,16 @@ class Answer:
 
     interim: list[Fields] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
-    content: bytes = b""
+    received: bytearray = field(default_factory=bytearray)
     trailers: Fields = field(default_factory=list)
     reset: int | None = None
     """The code, where the server gave the answer up."""
     stopped: int | None = None
     """The code, where it wanted no more of the request."""
+
+    @property
+    def content(self) -> bytes:
+        return bytes(self.received)
 
     @property
     def status(self) -> int:
@@ -131,7 +135,7 @@ class OtherClient(QuicConnectionProtocol):
                 else:
                     answer.headers = fields
             case DataReceived(stream_id=stream, data=data, stream_ended=ended):
-                self.answers[stream].content += data
+                self.answers[stream].received += data
             case _:
                 return
         if ended:

@@ -1,4 +1,4 @@
-"""A line on standard error for each request."""
+"""A line for each request that was served: who, what, and what came of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from whimbrel._errors import address_text
 from whimbrel.http import BodyTooShort
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from whimbrel.http import Handler, Request
+
+
+def to_stderr(line: str) -> None:
+    """Print a line; that nobody reads it any more is no reason to stop serving."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 class AccessLog:
@@ -20,12 +28,12 @@ class AccessLog:
 
     Args:
         handler: answers.
-        quiet: nothing is told.
+        tell: takes the line.
     """
 
-    def __init__(self, handler: Handler, *, quiet: bool) -> None:
+    def __init__(self, handler: Handler, tell: Callable[[str], None] = to_stderr) -> None:
         self._handler = handler
-        self._quiet = quiet
+        self._tell = tell
 
     async def __call__(self, request: Request) -> None:
         """Answer one request, and tell."""
@@ -46,14 +54,10 @@ class AccessLog:
             outcome = f", failed: {error}"
             raise
         finally:
-            if not self._quiet:
-                moved = request.connection.stats().moves - moves
-                outcome += {0: "", 1: ", moved"}.get(moved, f", moved {moved} times")
-                self._tell(request, loop.time() - began, outcome)
-
-    def _tell(self, request: Request, seconds: float, outcome: str) -> None:
-        who = address_text(request.client)
-        what = f"{request.method} {request.target}"
-        status = request.status if request.status is not None else "-"
-        with contextlib.suppress(OSError):
-            print(f"{who} {what} {status} {request.bytes_sent} {seconds:.3f} s{outcome}", file=sys.stderr, flush=True)
+            moved = request.connection.stats().moves - moves
+            outcome += {0: "", 1: ", moved"}.get(moved, f", moved {moved} times")
+            status = request.status if request.status is not None else "-"
+            self._tell(
+                f"{address_text(request.client)} {request.method} {request.target} {status} {request.bytes_sent} "
+                f"{loop.time() - began:.3f} s{outcome}"
+            )

@@ -64,11 +64,11 @@ def state_folder() -> Path:
     return base / "whimbrel"
 
 
-def development_certificate(addresses: Iterable[str], folder: Path, now: dt.datetime) -> Certificate:
+def development_certificate(names: Iterable[str], folder: Path, now: dt.datetime) -> Certificate:
     """The certificate kept in a folder; made anew where there is none, it nears its end, or it lacks a name.
 
     Args:
-        addresses: IP addresses that the server is reached at, besides the loopback's.
+        names: addresses and host names that the server is reached by, besides the loopback's and the machine's own.
         folder: where it is kept; made if it does not exist.
         now: the time, with its zone.
 
@@ -76,17 +76,23 @@ def development_certificate(addresses: Iterable[str], folder: Path, now: dt.date
         OSError: the folder cannot be written to.
     """
     certificate = Certificate(folder / "certificate.pem", folder / "key.pem")
-    names = _names(addresses)
-    if not _is_good(certificate, names, now):
+    wanted = _general_names(names)
+    if not _is_good(certificate, wanted, now):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _make(certificate, names, now)
+        _make(certificate, wanted, now)
     return certificate
 
 
-def _names(addresses: Iterable[str]) -> list[x509.GeneralName]:
-    hosts = dict.fromkeys(name for name in ("localhost", socket.gethostname()) if name.isascii() and name)
-    numbers = dict.fromkeys(["127.0.0.1", "::1", *sorted(address.partition("%")[0] for address in addresses)])
-    return [*map(x509.DNSName, hosts), *(x509.IPAddress(ipaddress.ip_address(number)) for number in numbers)]
+def _general_names(names: Iterable[str]) -> list[x509.GeneralName]:
+    every = ["localhost", socket.gethostname(), "127.0.0.1", "::1", *sorted(names)]
+    return list(dict.fromkeys(_general_name(name.partition("%")[0]) for name in every if name.isascii() and name))
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _is_good(certificate: Certificate, names: list[x509.GeneralName], now: dt.datetime) -> bool:

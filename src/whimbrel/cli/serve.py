@@ -9,8 +9,10 @@ import argparse
 import asyncio
 import contextlib
 import datetime as dt
+import ipaddress
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +41,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cert", metavar="FILE", type=Path, help="certificate chain, PEM (default: one is made)")
     parser.add_argument("--key", metavar="FILE", type=Path, help="its private key, PEM")
+    parser.add_argument(
+        "--dispatch",
+        choices=("wildcard", "connected"),
+        default="wildcard",
+        help="how packets find their connection: by its ID, on one socket (default), or by a socket for each client",
+    )
+    parser.add_argument(
+        "--retry",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="have newcomers prove their address first (default: auto, when many come at once)",
+    )
     parser.add_argument("--client-ca", metavar="FILE", type=Path, help="serve only who has a certificate of this CA")
     parser.add_argument("--upload", metavar="DIR", type=Path, help="take files by PUT, and store them here")
     parser.add_argument("-q", "--quiet", action="store_true", help="no line for each request")
@@ -54,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         return fail(problem)
     try:
         return asyncio.run(_serve(args))
+    except socket.gaierror as error:
+        return fail(f"cannot find {args.host}: {error.strerror}")
     except (OSError, ValueError) as error:
         return fail(error)
     except KeyboardInterrupt:
@@ -78,8 +94,8 @@ async def _serve(args: argparse.Namespace) -> int:
     certificate = None if args.cert else _certificate(args.host)
     pair = (args.cert, args.key) if certificate is None else (certificate.chain, certificate.key)
     site = Site(Folder(args.folder), Uploads(Folder(args.upload)) if args.upload else None)
-    handler = AccessLog(site, quiet=args.quiet)
-    options: http.ServeOptions = {}
+    handler = site if args.quiet else AccessLog(site)
+    options: http.ServeOptions = {"sockets": args.dispatch, "retry": args.retry}
     if args.client_ca is not None:
         options["client_ca"] = args.client_ca
     with _ended_by_signals() as ended:
@@ -87,15 +103,21 @@ async def _serve(args: argparse.Namespace) -> int:
         try:
             _announce(args, server, pair[0], certificate)
             await ended.first.wait()
-            closing = asyncio.ensure_future(server.close(drain=PATIENCE))
-            again = asyncio.ensure_future(ended.second.wait())
-            await asyncio.wait({closing, again}, return_when=asyncio.FIRST_COMPLETED)
-            again.cancel()
-            closing.cancel()
-            await asyncio.wait({closing})
+            await _close(server, ended.second)
         finally:
             await server.close()
     return 0
+
+
+async def _close(server: http.Server, at_once: asyncio.Event) -> None:
+    """Let answers be finished, until somebody is impatient."""
+    closing = asyncio.create_task(server.close(drain=PATIENCE))
+    hurry = asyncio.create_task(at_once.wait())
+    await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    closing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await closing
 
 
 def _announce(args: argparse.Namespace, server: http.Server, chain: Path, certificate: Certificate | None) -> None:
@@ -104,7 +126,7 @@ def _announce(args: argparse.Namespace, server: http.Server, chain: Path, certif
     from whimbrel.http._url import authority
 
     port = server.addresses[0][1]
-    host = args.host or "localhost"
+    host = "localhost" if args.host is None or _is_wildcard(args.host) else args.host
     url = f"https://{authority(host, port)}/"
     shown = certificate or Certificate(chain, Path())
     lines = [
@@ -121,20 +143,22 @@ def _announce(args: argparse.Namespace, server: http.Server, chain: Path, certif
 def _certificate(host: str | None) -> Certificate:
     from whimbrel.cli._certificate import development_certificate, state_folder
 
-    return development_certificate(_addresses(host), state_folder(), dt.datetime.now(dt.UTC))
+    return development_certificate(_names(host), state_folder(), dt.datetime.now(dt.UTC))
 
 
-def _addresses(host: str | None) -> Sequence[str]:
-    """Addresses that clients may reach the server at."""
-    import ipaddress
-
+def _names(host: str | None) -> Sequence[str]:
+    """What clients may call the server, besides the loopback's names."""
     from whimbrel.network import routes_to
 
-    if host is not None:
-        with contextlib.suppress(ValueError):
-            if not ipaddress.ip_address(host).is_unspecified:
-                return [host]
+    if host is not None and not _is_wildcard(host):
+        return [host]
     return [route.source for somewhere in _SOMEWHERE for route in routes_to(somewhere)]
+
+
+def _is_wildcard(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_unspecified
+    return False
 
 
 class _Ended:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack
 
 import whimbrel
 from whimbrel._config import Limits
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from whimbrel._connection import Connection
     from whimbrel._path import Address
+    from whimbrel._server_stats import ServerStats
     from whimbrel._stream import Stream
 
 Handler: TypeAlias = Callable[[Request], Awaitable[None]]
@@ -44,6 +45,8 @@ class ServeOptions(TypedDict, total=False):
     """Options of `whimbrel.serve` that `serve` passes on."""
 
     client_ca: str | os.PathLike[str] | None
+    sockets: Literal["wildcard", "connected"]
+    retry: Literal["auto", "always", "never"]
     idle_timeout: float
     limits: Limits
 
@@ -86,11 +89,6 @@ class Server:
         self._quic: whimbrel.Server
 
     @property
-    def quic(self) -> whimbrel.Server:
-        """The server below, for its figures."""
-        return self._quic
-
-    @property
     def addresses(self) -> Sequence[Address]:
         """Where it listens."""
         return self._quic.addresses
@@ -99,6 +97,10 @@ class Server:
     def connections(self) -> Collection[Connection]:
         """The connections that stand now."""
         return self._quic.connections
+
+    def stats(self) -> ServerStats:
+        """What the server has done so far, packets and connections."""
+        return self._quic.stats()
 
     async def serve_forever(self) -> None:
         """Wait until the server is closed."""
