@@ -114,6 +114,8 @@ class Relay:
 
     def __init__(self) -> None:
         self.silent = False
+        self.watch: Callable[[bytes], None] | None = None
+        """Shown what the client sends, before the server has it."""
         self.address = ("", 0)
         self._client: tuple[str, int] | None = None
         self._front: asyncio.DatagramTransport | None = None
@@ -129,6 +131,8 @@ class Relay:
 
     def _from_client(self, data: bytes, source: tuple[str, int]) -> None:
         self._client = source
+        if self.watch is not None:
+            self.watch(data)
         if not self.silent and self._back is not None:
             self._back.sendto(data)
 
