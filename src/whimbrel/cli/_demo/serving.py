@@ -16,7 +16,7 @@ from whimbrel.cli._uploads import Uploads
 
 if TYPE_CHECKING:
     from whimbrel.cli._demo.servers import Dispatch
-    from whimbrel.http import Request, ServeOptions
+    from whimbrel.http import Request
 
 
 class Order(TypedDict):
@@ -47,9 +47,10 @@ async def main(order: Order) -> None:
             # Where that was not all, what became of it is for the client to say.
             arrival.flush()
 
-    options = cast("ServeOptions", {} if order["dispatch"] == "wildcard" else {"sockets": order["dispatch"]})
     certificate = (order["certificate"], order["key"])
-    async with http.serve(answer, order["address"], order["port"], cert=certificate, **options) as server:
+    async with http.serve(
+        answer, order["address"], order["port"], cert=certificate, sockets=order["dispatch"]
+    ) as server:
         await server.serve_forever()
 
 
