@@ -21,8 +21,13 @@ def http3() -> AioquicHttp3:
     return AioquicHttp3([2, 6, 10])
 
 
+def settings(values: dict[int, int]) -> bytes:
+    """How a control stream begins."""
+    return b"\x00" + encode_frame(FrameType.SETTINGS, encode_settings(values))
+
+
 def control_stream(*frames: bytes) -> bytes:
-    return b"\x00" + encode_frame(FrameType.SETTINGS, encode_settings({0x21: 1})) + b"".join(frames)
+    return settings({0x21: 1}) + b"".join(frames)
 
 
 def goaway(stream: int) -> bytes:
@@ -61,13 +66,21 @@ def test_the_first_bytes_are_settings_on_the_control_stream() -> None:
 
 def test_no_dynamic_table_is_offered() -> None:
     layer = http3()
-    settings = layer._h3.sent_settings
-    assert settings is not None
-    assert settings[Setting.QPACK_MAX_TABLE_CAPACITY] == 0
-    assert settings[Setting.QPACK_BLOCKED_STREAMS] == 0
+    sent = layer._h3.sent_settings
+    assert sent is not None
+    assert sent[Setting.QPACK_MAX_TABLE_CAPACITY] == 0
+    assert sent[Setting.QPACK_BLOCKED_STREAMS] == 0
     # A server that uses one all the same: Set Dynamic Table Capacity, 4096 (RFC 9204 §4.3.1).
     (failed,) = layer.receive(7, b"\x02\x3f\xe1\x1f")
     assert failed.code == ErrorCode.QPACK_ENCODER_STREAM_ERROR  # type: ignore[union-attr]
+
+
+def test_a_peer_may_set_h3_datagram_where_its_transport_takes_datagrams() -> None:
+    """As Chromium does in every connection (RFC 9297 §2.1.1)."""
+    both = settings({Setting.H3_DATAGRAM: 1})
+    assert AioquicHttp3([2, 6, 10], peer_takes_datagrams=lambda: True).receive(CONTROL, both) == []
+    (failed,) = AioquicHttp3([2, 6, 10], peer_takes_datagrams=lambda: False).receive(CONTROL, both)
+    assert failed.code == ErrorCode.H3_SETTINGS_ERROR  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])

@@ -31,7 +31,7 @@ from whimbrel.http._protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aioquic.quic.connection import QuicConnection
 
@@ -45,10 +45,17 @@ class AioquicHttp3:
     Args:
         control_streams: three unidirectional streams that we opened: control, QPACK encoder, QPACK decoder.
         is_client: whether this end asks, or answers.
+        peer_takes_datagrams: whether the peer's transport parameters say so. Asked when its settings come.
     """
 
-    def __init__(self, control_streams: Sequence[int], *, is_client: bool = True) -> None:
-        self._transport = _Transport(control_streams, is_client=is_client)
+    def __init__(
+        self,
+        control_streams: Sequence[int],
+        *,
+        is_client: bool = True,
+        peer_takes_datagrams: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._transport = _Transport(control_streams, peer_takes_datagrams, is_client=is_client)
         self._h3 = _Connection(self._transport)
         self._goaway: dict[int, _GoAwayReader] = {}
         self._last_goaway: int | None = None
@@ -184,16 +191,23 @@ _SERVER_UNIDIRECTIONAL = 3
 class _Transport:
     """As much of aioquic's QuicConnection as its H3Connection looks at."""
 
-    def __init__(self, control_streams: Sequence[int], *, is_client: bool) -> None:
+    def __init__(
+        self, control_streams: Sequence[int], peer_takes_datagrams: Callable[[], bool], *, is_client: bool
+    ) -> None:
         self.configuration = SimpleNamespace(is_client=is_client)
         self.failure: ConnectionFailed | None = None
         self._quic_logger = None
-        self._remote_max_datagram_frame_size: int | None = None
+        self._peer_takes_datagrams = peer_takes_datagrams
         self._unused = list(control_streams)
         self._control_streams = frozenset(control_streams)
         self._control: list[tuple[int, bytes]] = []
         self._message: list[bytes] = []
         self._incomplete: list[Event] = []
+
+    @property
+    def _remote_max_datagram_frame_size(self) -> int | None:
+        # H3Connection asks only whether there is any, since H3_DATAGRAM may not be set without (RFC 9297 §2.1.1).
+        return 1 if self._peer_takes_datagrams() else None
 
     def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
         assert is_unidirectional, "requests' streams are opened by the client, not by the HTTP layer"

@@ -81,7 +81,11 @@ class Session:
             # Open for as long as the connection is: nothing is due because of them.
             stream.background()
         self._control = {stream.id: stream for stream in streams}
-        self.http3 = AioquicHttp3([stream.id for stream in streams], is_client=is_client)
+        self.http3 = AioquicHttp3(
+            [stream.id for stream in streams],
+            is_client=is_client,
+            peer_takes_datagrams=lambda: self.connection.max_datagram_size > 0,
+        )
         await self._flush_control()
         self._spawn(self._write_control)
 
