@@ -99,8 +99,7 @@ class ClientConfig:
         certificate: bytes | None = None,  # PEM chain
         key: bytes | None = None,
         transport: TransportConfig,
-        sessions: tuple[SessionStore, str]
-        | None = None,  # the memory, and by which name this server has its part in it
+        sessions: tuple[SessionStore, str] | None = None,  # and the name of this server in it
         early_data: bool = False,  # needs sessions
         keylog: bool = True,  # honour SSLKEYLOGFILE
     ) -> Self: ...
@@ -202,9 +201,10 @@ class Connection:
     def is_connected(self) -> bool: ...
     def is_validated(self) -> bool: ...  # the peer is known to be where packets go
     # Why it ended, None while it lives: (kind, code, reason, by_peer) with kind one of
-    # "application", "transport", "idle", "reset", "version", "local" (we closed it), "refused".
+    # "application", "transport", "idle", "reset", "version", "local" (we closed it), "refused", "late".
     def lost(self) -> tuple[str, int, str, bool] | None: ...
     def close(self, code: int, reason: bytes) -> None: ...
+    def bound_handshake(self, within: float, reason: str) -> None: ...  # else it ends: "late", with that reason
     def ping(self) -> None: ...
     def pin(self, interface: int, source: str, fresh_socket: bool) -> bool: ...  # moves; False: no spare connection ID
     def use_connected_socket(self, interface: int, source: str) -> bool: ...  # moves to a new connected socket

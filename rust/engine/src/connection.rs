@@ -26,7 +26,7 @@ use crate::{
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// application, transport, idle, reset, version, local, or refused.
+    /// application, transport, idle, reset, version, local, refused, or late.
     pub kind: &'static str,
     pub code: u64,
     pub reason: String,
@@ -107,7 +107,7 @@ pub struct Connection {
     /// Of a server: what the client's address may be sent.
     pub(crate) allowance: Allowance,
     /// A timer has run since the engine's events were last collected.
-    pub(crate) expired: bool,
+    expired: bool,
     /// Renewals of connection IDs that wait until something happens again.
     withheld: Vec<EndpointEvent>,
     /// `stirrings` when connection IDs were last renewed.
@@ -135,6 +135,8 @@ pub struct Connection {
     /// … and how many came so.
     early_count: [u64; 2],
     confirmed: bool,
+    /// When the handshake must be complete, and what to say if not.
+    bound: Option<(Instant, String)>,
     log: Option<Log>,
 }
 
@@ -169,6 +171,7 @@ impl Connection {
             early_opened: Default::default(),
             early_count: [0; 2],
             confirmed: false,
+            bound: None,
             log,
         }
     }
@@ -493,8 +496,11 @@ impl Connection {
         }
     }
 
-    /// Notes which streams of the peer's came early.
-    fn note_early_streams(&mut self) {
+    /// A datagram was taken in: notes which streams of the peer's came early.
+    pub(crate) fn note_early_streams(&mut self) {
+        if !self.proto.has_0rtt() || !self.proto.is_handshaking() {
+            return;
+        }
         for direction in [Dir::Bi, Dir::Uni] {
             while let Some(id) = self.proto.streams().accept(direction) {
                 self.early_opened[direction as usize].push_back(id);
@@ -562,6 +568,34 @@ impl Connection {
                 by_peer: false,
             });
             self.end_log();
+        }
+    }
+
+    /// Gives up where the handshake is not complete by then: for callers who do not wait for it.
+    pub fn bound_handshake(&mut self, until: Instant, reason: String) {
+        if self.proto.is_handshaking() {
+            self.bound = Some((until, reason));
+        }
+    }
+
+    /// When to be called at the latest.
+    pub(crate) fn deadline(&mut self) -> Option<Instant> {
+        let bound = self.bound.as_ref().filter(|_| self.proto.is_handshaking()).map(|&(until, _)| until);
+        self.proto.poll_timeout().into_iter().chain(bound).min()
+    }
+
+    /// The deadline has come.
+    pub(crate) fn expire(&mut self, now: Instant, news: &mut VecDeque<News>) {
+        self.proto.handle_timeout(now);
+        self.expired = true;
+        if self.proto.is_handshaking()
+            && let Some((_, reason)) = self.bound.take_if(|(until, _)| *until <= now)
+            && self.ended.is_none()
+        {
+            self.ended = Some(Ended { kind: "late", code: 0, reason, by_peer: false });
+            self.end_log();
+            self.proto.close(now, VarInt::from_u32(0), Bytes::new());
+            news.push_back(News { connection: self.number, kind: Kind::Lost, value: 0 });
         }
     }
 
@@ -688,7 +722,6 @@ impl Connection {
 
     /// Turns what the engine has to say into news.
     pub(crate) fn report(&mut self, news: &mut VecDeque<News>) {
-        let mut connected = false;
         while let Some(event) = self.proto.poll() {
             let (kind, value) = match event {
                 Event::HandshakeDataReady => continue,
@@ -696,7 +729,6 @@ impl Connection {
                     self.learn_terms();
                     self.established = true;
                     self.peer.handshake_complete();
-                    connected = true;
                     (Kind::Connected, 0)
                 }
                 Event::ConnectionLost { reason } => {
@@ -733,9 +765,6 @@ impl Connection {
                 },
             };
             news.push_back(News { connection: self.number, kind, value });
-        }
-        if self.proto.side().is_server() && self.proto.has_0rtt() && (connected || self.proto.is_handshaking()) {
-            self.note_early_streams();
         }
         for value in self.writable.drain(..) {
             news.push_back(News { connection: self.number, kind: Kind::Writable, value });

@@ -181,6 +181,7 @@ impl Endpoint {
                         self.tally.moves += u64::from(connection.follow_peer(source, at, &mut self.news));
                     }
                     connection.account_for(source, data);
+                    connection.note_early_streams();
                 }
                 if look && connection.progress() != before && active(number) {
                     connection.heard(at, &mut self.news);
@@ -236,6 +237,7 @@ impl Endpoint {
                 self.tally.entered(standing);
                 self.newcomers.push_back((now + PATIENCE, number));
                 if let Some(connection) = self.connections.get_mut(&number) {
+                    connection.note_early_streams();
                     connection.standing = standing;
                     if let Some(length) = forgeable {
                         connection.allowance.knocked(source, length);
@@ -279,8 +281,7 @@ impl Endpoint {
             self.timers.pop_first();
             if let Some(connection) = self.connections.get_mut(&number) {
                 connection.armed = None;
-                connection.proto.handle_timeout(now);
-                connection.expired = true;
+                connection.expire(now, &mut self.news);
                 if self.server.is_some() {
                     self.tally.moves += u64::from(connection.follow_return(&mut self.news));
                 }
@@ -354,7 +355,7 @@ impl Endpoint {
             self.remove(number);
             return;
         }
-        let when = connection.proto.poll_timeout();
+        let when = connection.deadline();
         if when != connection.armed {
             if let Some(old) = connection.armed.take() {
                 self.timers.remove(&(old, number));

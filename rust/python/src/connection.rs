@@ -13,7 +13,7 @@ use whimbrel_pump::Pump;
 use whimbrel_udp::interface_name;
 
 use crate::{
-    convert::{Address, from_address, pin},
+    convert::{Address, from_address, pin, seconds},
     error::{Error, gone},
 };
 
@@ -200,6 +200,12 @@ impl Connection {
 
     fn close(&self, py: Python<'_>, code: u64, reason: &[u8]) -> PyResult<()> {
         py.detach(|| self.pump.act(self.number, |connection, now| connection.close(now, code, reason))).ok_or_else(gone)
+    }
+
+    fn bound_handshake(&self, py: Python<'_>, within: f64, reason: String) -> PyResult<()> {
+        let within = seconds(within)?;
+        py.detach(|| self.pump.act(self.number, |connection, now| connection.bound_handshake(now + within, reason)))
+            .ok_or_else(gone)
     }
 
     fn ping(&self, py: Python<'_>) -> PyResult<()> {
