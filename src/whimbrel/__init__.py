@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from whimbrel._connection import Connection, ConnectionStats
     from whimbrel._server import Server, serve
     from whimbrel._server_stats import ServerStats
+    from whimbrel._sessions import SessionStore
     from whimbrel._stream import ReceiveStream, SendStream, Stream
 
     __version__: str
@@ -61,6 +62,7 @@ _LATER = {
     "SendStream": "_stream",
     "Server": "_server",
     "ServerStats": "_server_stats",
+    "SessionStore": "_sessions",
     "Stream": "_stream",
     "connect": "_client",
     "serve": "_server",
@@ -104,6 +106,7 @@ __all__ = [
     "SendStream",
     "Server",
     "ServerStats",
+    "SessionStore",
     "StatelessReset",
     "Stream",
     "StreamError",

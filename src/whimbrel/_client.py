@@ -20,15 +20,18 @@ from whimbrel._config import Limits, Migration
 from whimbrel._connection import Connection
 from whimbrel._errors import ConnectFailed, ConnectTimeout, HandshakeFailed, address_text, connect_error
 from whimbrel._loop import Pump
-from whimbrel._tls import StrPath, certificates, private_key, trust_roots
+from whimbrel._qlog import qlog_place
+from whimbrel._tls import StrPath, identity, trust_roots
 from whimbrel.network import route_to
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from types import TracebackType
 
+    from whimbrel._connection_base import ConnectionBase
     from whimbrel._events import PathChange
     from whimbrel._path import Address
+    from whimbrel._sessions import SessionStore
 
 # RFC 8305 §8: how long an address is tried alone before the next joins in, seconds.
 STAGGER = 0.25
@@ -46,7 +49,10 @@ def connect(
     idle_timeout: float = 90.0,
     keepalive: float | None = None,
     migration: Migration | None = Migration(),  # noqa: B008 - frozen
+    sessions: SessionStore | None = None,
+    early_data: bool = False,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    qlog: StrPath | None = None,
 ) -> _Connect:
     """Open a connection: ``await connect(...)``, or ``async with connect(...) as connection``, which closes it as well.
 
@@ -56,22 +62,30 @@ def connect(
         alpn: the application protocols to offer, the favourite first, such as ``"h3"`` (RFC 9001 §8.1).
         verify: True: the system's certificates, where SSL_CERT_FILE and SSL_CERT_DIR count; a CA file or folder; False
             trusts anybody, and warns.
-        cert: client certificate chain and key, PEM files.
+        cert: client certificate chain and key, PEM files, for servers that ask.
         server_hostname: the name to verify, where it differs from `host`.
         timeout: seconds for the whole dial: look-up, handshake, every address. None: no bound of ours.
         idle_timeout: seconds without any packet after which the connection is lost; the smaller of the two ends' holds
             (RFC 9000 §10.1). Never below ``migration.outage``, which could not be held otherwise.
         keepalive: seconds between PINGs; None: none but what `migration` sends while work is pending.
         migration: how to follow the machine between networks; None: stay on the first path for ever.
+        sessions: where to remember servers between connections, so that the next handshake is shorter.
+        early_data: send at once, before the server has answered (0-RTT, RFC 9001 §4.6), where `sessions` holds a ticket
+            that allows it; then this returns without waiting, and an unreachable or unacceptable server shows in the
+            next call that needs its answer, at the latest after `timeout`. Only for what may be received twice: whoever
+            records the packets can send them again (RFC 9001 §9.2). What the server does not take early is sent again
+            by itself, in the same streams; datagrams are not.
         limits: bounds on memory.
+        qlog: a file for the connection's log, or a folder to make one in; None: what QLOGDIR says, if anything.
 
     Raises:
         ConnectTimeout: nobody answered within `timeout`.
-        CertificateError: the server's certificate does not prove who it is; ``reason`` says why.
+        CertificateError: the server's certificate does not prove who it is, or the server refuses ours; ``reason`` says
+            why.
         AlpnMismatch: the server speaks none of the protocols offered.
         HandshakeFailed: the server answered, but the handshake failed otherwise.
         ConnectFailed: the look-up failed, no route leads there, or the server refuses.
-        OSError: a file named by `verify` or `cert` cannot be read.
+        OSError: a file named by `verify` or `cert` cannot be read, or `qlog` not be written.
         ValueError: an argument makes no sense; the message says which.
     """
     return _Connect(
@@ -85,7 +99,10 @@ def connect(
         idle_timeout=idle_timeout,
         keepalive=keepalive,
         migration=migration,
+        sessions=sessions,
+        early_data=early_data,
         limits=limits,
+        qlog=qlog,
     )
 
 
@@ -105,7 +122,10 @@ class _Connect:
         idle_timeout: float,
         keepalive: float | None,
         migration: Migration | None,
+        sessions: SessionStore | None,
+        early_data: bool,
         limits: Limits,
+        qlog: StrPath | None,
     ) -> None:
         if not host:
             raise ValueError("host must not be empty")
@@ -113,21 +133,29 @@ class _Connect:
             raise ValueError(f"port must be 1 to 65535, not {port}")
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout is seconds, and more than 0, not {timeout}")
+        if early_data and sessions is None:
+            raise ValueError("early_data=True needs sessions=, a SessionStore that earlier connections used as well")
         self._host = host
         self._port = port
         self._peer = address_text((host, port))
         self._name = server_hostname or host.partition("%")[0]
         self._timeout = timeout
         self._migration = migration
+        self._sessions = sessions
+        self._early_data = early_data
+        self._server = f"{self._name}:{port}"
         self._connection: Connection | None = None
         if migration is not None:
             idle_timeout = max(idle_timeout, migration.outage)
+        chain, key = (None, None) if cert is None else identity(cert, "client certificate")
         self._config = _core.ClientConfig(
             alpn=alpn_bytes(alpn),
             roots=trust_roots(verify),
-            certificate=None if cert is None else certificates(cert[0], "client certificate"),
-            key=None if cert is None else private_key(cert[1]),
-            transport=transport_config(idle_timeout, keepalive, limits),
+            certificate=chain,
+            key=key,
+            transport=transport_config(idle_timeout, keepalive, limits, qlog_place(qlog)),
+            sessions=None if sessions is None else (sessions._core, self._server),
+            early_data=early_data,
         )
 
     def __await__(self) -> Generator[object, None, Connection]:
@@ -159,6 +187,9 @@ class _Connect:
         except BaseException:
             connection._close_now(0, "")
             raise
+        until = deadline.when()
+        if until is not None:
+            self._bound(connection, until - connection._loop.time(), tried)
         return connection
 
     def _what_was_tried(self, tried: list[Address]) -> str:
@@ -184,15 +215,16 @@ class _Connect:
         return ConnectFailed(f"cannot find {self._host!r}: {error.strerror}", peer=self._peer)
 
     async def _first_to_answer(self, addresses: list[Address], tried: list[Address]) -> Connection:
-        if len(addresses) == 1:
-            return await self._try(addresses[0], tried)
-        waiting = list(addresses)
+        waiting, known = self._known_first(addresses)
+        if len(waiting) == 1:
+            return await self._try(waiting[0], tried, early=known is not None)
         running: set[asyncio.Task[Connection]] = set()
         failures: list[ConnectFailed] = []
         try:
             while waiting or running:
                 if waiting:
-                    running.add(asyncio.create_task(self._try(waiting.pop(0), tried)))
+                    address = waiting.pop(0)
+                    running.add(asyncio.create_task(self._try(address, tried, early=address == known)))
                 done, running = await asyncio.wait(
                     running, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -202,6 +234,18 @@ class _Connect:
         finally:
             await _abandon(running)
         raise all_failed(failures)
+
+    def _known_first(self, addresses: list[Address]) -> tuple[list[Address], Address | None]:
+        """In which order to try addresses, and which one may be sent data early.
+
+        Who sends early does not wait to see which address answers: it must be one that did before.
+        """
+        if self._sessions is None or not self._early_data:
+            return list(addresses), None
+        known = addresses[0] if len(addresses) == 1 else self._sessions._address(self._server)
+        if known not in addresses:
+            return list(addresses), None
+        return [known, *(other for other in addresses if other != known)], known
 
     def _winner(self, done: set[asyncio.Task[Connection]], failures: list[ConnectFailed]) -> Connection | None:
         """The first connection among tasks that ended; the others of the same moment are closed."""
@@ -225,21 +269,32 @@ class _Connect:
             raise decisive
         return won
 
-    async def _try(self, address: Address, tried: list[Address]) -> Connection:
+    async def _try(self, address: Address, tried: list[Address], *, early: bool) -> Connection:
         tried.append(address)
         endpoint, core, interface = self._open(address)
         pump = Pump(endpoint)
         connection = Connection(
-            pump, core, is_client=True, peer=self._peer, interface=interface, released=pump.stop_from_anywhere
+            pump,
+            core,
+            is_client=True,
+            peer=self._peer,
+            interface=interface,
+            released=pump.stop_from_anywhere,
+            name=self._name,
         )
         try:
-            lost = await connection.handshake()
+            lost = await connection.handshake(early=early)
         except BaseException:
             connection._close_now(0, "")
             raise
         if lost is not None:
             raise connect_error(lost, peer=self._peer, name=self._name, path=connection.path)
+        self._answered(connection, address)
         return connection
+
+    def _answered(self, connection: ConnectionBase, address: Address) -> None:
+        if self._sessions is not None and connection._established:
+            self._sessions._answered(self._server, address)
 
     def _open(self, address: Address) -> tuple[_core.Endpoint, _core.Connection, str | None]:
         """Send the first packet to an address; with the interface that it leaves by, where that is ours to choose.
@@ -267,6 +322,11 @@ class _Connect:
             endpoint.close()
             raise
         return endpoint, core, None if sockets == "unconnected" else route.interface
+
+    def _bound(self, connection: ConnectionBase, seconds: float, tried: list[Address]) -> None:
+        """Where data are sent early the dial goes on meanwhile: what is left of its time is all that it has."""
+        if not connection._established:
+            connection._core.bound_handshake(max(0.0, seconds), self._what_was_tried(tried))
 
     def _look_after(self, connection: Connection) -> None:
         """Hand the connection to the driver, on whose thread it is watched from now on."""
@@ -358,7 +418,9 @@ def alpn_bytes(alpn: str | Sequence[str]) -> list[bytes]:
     return [name.encode("ascii") for name in names]
 
 
-def transport_config(idle_timeout: float, keepalive: float | None, limits: Limits) -> _core.TransportConfig:
+def transport_config(
+    idle_timeout: float, keepalive: float | None, limits: Limits, qlog: str | None = None
+) -> _core.TransportConfig:
     """The engine's settings.
 
     Raises:
@@ -373,4 +435,5 @@ def transport_config(idle_timeout: float, keepalive: float | None, limits: Limit
         connection_window=limits.connection_window,
         max_streams=limits.max_streams,
         send_buffer=limits.send_buffer,
+        qlog=qlog,
     )

@@ -31,8 +31,14 @@ class Connection(ConnectionBase):
     """One QUIC connection; made by `connect` or by a server. An async context manager: leaving it closes.
 
     Attributes:
-        alpn: the application protocol agreed on.
-        peer_certificate: the peer's certificate, DER; None where it showed none.
+        alpn: the application protocol agreed on. While the handshake of a connection that sends early is not complete,
+            that of the session which it resumes, as is `peer_certificate`.
+        peer_certificate: the peer's certificate, DER; None where it showed none. A resumed session goes on with the one
+            that was verified when it began.
+        session_reused: whether the handshake resumed an earlier session (RFC 8446 §2.2), as
+            ``ssl.SSLSocket.session_reused`` has it.
+        early_data_accepted: whether the server took what the client sent before the handshake was complete (0-RTT).
+            None: the client sent nothing so, or the server has not answered yet.
         is_client: whether this end opened it.
         peer: who is at the other end, as ``host:port``.
     """
@@ -42,6 +48,7 @@ class Connection(ConnectionBase):
     _accepters: Line
     _datagram_readers: Line
     _dialling: Line
+    _shaking_hands: Line
     _lingering: Line
     _waiting_closed: Line
 
@@ -54,13 +61,16 @@ class Connection(ConnectionBase):
         peer: str,
         interface: str | None,
         released: Callable[[], None],
+        name: str = "",
     ) -> None:
         """Made by this package only; see `ConnectionBase`."""
         self._loop = pump.loop
         self._readers: dict[int, asyncio.Future[None]] = {}
         self._writers: dict[int, asyncio.Future[None]] = {}
         line = functools.partial(Line, pump.loop)
-        super().__init__(pump, core, line, is_client=is_client, peer=peer, interface=interface, released=released)
+        super().__init__(
+            pump, core, line, is_client=is_client, peer=peer, interface=interface, released=released, name=name
+        )
 
     # The path ---------------------------------------------------------------------------------------------------------
 
@@ -107,6 +117,21 @@ class Connection(ConnectionBase):
             attachment.cancel_move()
             raise NoAnswer(f"no answer within {timeout:g} s", peer=self.peer, path=self._path) from None
         return self._path
+
+    async def wait_handshake(self) -> None:
+        """Wait until the handshake is complete.
+
+        It is, unless this connection sends or takes early data (0-RTT). To a server it proves that the client is there
+        now: what came early is no replay then (RFC 8470 §3). To a client it says whether what it sent early was taken;
+        if not, it is being sent again, and ``early_data_accepted`` is False.
+
+        Raises:
+            ConnectFailed: the handshake failed; see `connect`.
+            ConnectionLost: the connection ended before.
+        """
+        self._pump.check()
+        while not self._is_shaken():
+            await self._shaking_hands.wait()
 
     # Streams and datagrams --------------------------------------------------------------------------------------------
 
@@ -214,9 +239,13 @@ class Connection(ConnectionBase):
             self._pump.check()
             self._close_now(1, "")
 
-    async def handshake(self) -> Lost | None:
-        """Wait for the handshake; None when it is complete, else why it failed. For `connect` and `serve`."""
-        while self._lost is None and not self._established:
+    async def handshake(self, *, early: bool) -> Lost | None:
+        """Wait until data may flow; None when they may, else why not. For `connect` and `serve`.
+
+        Args:
+            early: early data are enough.
+        """
+        while self._lost is None and not self._may_begin(early=early):
             await self._dialling.wait()
         # A client may say everything at once and go. What it sent is there to be read, and somebody should.
         return None if self._established and not self.is_client else self._lost

@@ -21,8 +21,11 @@ from whimbrel._errors import (
     Lost,
     MigrationDisabled,
     StreamStopped,
+    WhimbrelError,
     address_text,
+    connect_error,
     is_clean,
+    is_refusal,
     lost_error,
 )
 from whimbrel._events import PathChange, PathMigrated, Reason
@@ -146,8 +149,14 @@ class ConnectionBase:
     """One QUIC connection, as far as nobody waits.
 
     Attributes:
-        alpn: the application protocol agreed on.
-        peer_certificate: the peer's certificate, DER; None where it showed none.
+        alpn: the application protocol agreed on. While the handshake of a connection that sends early is not complete,
+            that of the session which it resumes, as is `peer_certificate`.
+        peer_certificate: the peer's certificate, DER; None where it showed none. A resumed session goes on with the one
+            that was verified when it began.
+        session_reused: whether the handshake resumed an earlier session (RFC 8446 §2.2), as
+            ``ssl.SSLSocket.session_reused`` has it.
+        early_data_accepted: whether the server took what the client sent before the handshake was complete (0-RTT).
+            None: the client sent nothing so, or the server has not answered yet.
         is_client: whether this end opened it.
         peer: who is at the other end, as ``host:port``.
     """
@@ -157,6 +166,7 @@ class ConnectionBase:
     _accepters: Line
     _datagram_readers: Line
     _dialling: Line
+    _shaking_hands: Line
     _lingering: Line
     _waiting_closed: Line
 
@@ -170,6 +180,7 @@ class ConnectionBase:
         peer: str,
         interface: str | None,
         released: Callable[[], None],
+        name: str = "",
     ) -> None:
         """Made by this package only.
 
@@ -181,11 +192,15 @@ class ConnectionBase:
             peer: for messages.
             interface: the one that packets leave by, where it is known.
             released: called once, when nothing more can come of it; must not refer to this object.
+            name: the name that a server's certificate has to hold.
         """
         self.is_client = is_client
         self.peer = peer
         self.alpn = ""
         self.peer_certificate: bytes | None = None
+        self.session_reused = False
+        self.early_data_accepted: bool | None = None
+        self._name = name
         self._pump = pump
         self._core = core
         self._interface = interface
@@ -195,12 +210,14 @@ class ConnectionBase:
         self._fatal: ConnectionLost | None = None  # what the driver ended it with
         self._closing = False
         self._established = False
+        self._confirmed = False  # the peer's handshake is complete as well
         self._finishing: set[int] = set()  # finished streams that are not acknowledged
         self._on_stopped: dict[int, Callable[[], object]] = {}
         self._openers = (line(), line())
         self._accepters = line()
         self._datagram_readers = line()
         self._dialling = line()
+        self._shaking_hands = line()
         self._lingering = line()
         self._waiting_closed = line()
         # Replaced as a whole, never changed: another thread may be going through it.
@@ -303,12 +320,17 @@ class ConnectionBase:
                 call()
         elif kind == _core.OPENED:
             self._accepters.wake()
+            self._early_news()
         elif kind == _core.AVAILABLE:
             self._openers[value].wake()
         elif kind == _core.DATAGRAM:
             self._datagram_readers.wake()
+            self._early_news()
         elif kind == _core.CONNECTED:
             self._connected()
+        elif kind == _core.CONFIRMED:
+            self._confirmed = True
+            self._dialling.wake_all()
         elif kind == _core.LOST:
             self._end(self._core.lost() or ("local", 0, "", False))
         elif kind == _core.MOVED:
@@ -345,11 +367,43 @@ class ConnectionBase:
 
     def _connected(self) -> None:
         self._established = True
-        self.alpn = (self._core.alpn() or b"").decode("ascii", "replace")
-        self.peer_certificate = self._core.peer_certificate()
+        self._confirmed = self._confirmed or not self.is_client
+        self._take_note()
         self._since = self._pump.now()
         self._path = self._core_path()
         self._dialling.wake_all()
+        self._shaking_hands.wake_all()
+
+    def _early_news(self) -> None:
+        """Something came that a handler may begin with, if early data are taken."""
+        if not self._established:
+            self._dialling.wake_all()
+
+    def _may_begin(self, *, early: bool) -> bool:
+        """Whether data may flow: the handshake is complete, or, if that is enough, early data may."""
+        if early and self._core.is_early():
+            self._take_note()
+            return True
+        return self._established and not (self._lost is None and self._core.awaits_verdict())
+
+    def _take_note(self) -> None:
+        """Of what the handshake has brought, or that of the session which is resumed."""
+        core = self._core
+        self.alpn = (core.alpn() or b"").decode("ascii", "replace")
+        self.peer_certificate = core.peer_certificate()
+        self.session_reused = core.is_resumed()
+        self.early_data_accepted = core.early_data_accepted()
+
+    def _is_shaken(self) -> bool | None:
+        """Whether the handshake is complete; None: not yet.
+
+        Raises:
+            ConnectFailed: it failed.
+            ConnectionLost: the connection ended before.
+        """
+        if not self._established and self._lost is not None:
+            raise self._error()
+        return self._established or None
 
     def _attach(self, attachment: Attachment) -> None:
         self._attachment = attachment
@@ -398,6 +452,7 @@ class ConnectionBase:
             self._accepters,
             self._datagram_readers,
             self._dialling,
+            self._shaking_hands,
             self._lingering,
             self._waiting_closed,
         ):
@@ -453,7 +508,7 @@ class ConnectionBase:
     def _is_clean(self) -> bool:
         return self._lost is not None and self._fatal is None and is_clean(self._lost, self.alpn)
 
-    def _error(self) -> ConnectionLost:
+    def _error(self) -> WhimbrelError:
         """A new exception for each who asks, so that their tracebacks stay apart."""
         if self._fatal is not None:
             fatal = self._fatal
@@ -461,4 +516,12 @@ class ConnectionBase:
                 return type(fatal)(*fatal.args, peer=self.peer, path=self._path)
             return type(fatal)(peer=self.peer, path=self._path)
         assert self._lost is not None, "asked for the reason of an end that has not come"
+        if self.is_client and self._is_failed_handshake(self._lost):
+            return connect_error(self._lost, peer=self.peer, name=self._name, path=self._path)
         return lost_error(self._lost, peer=self.peer, path=self._path)
+
+    def _is_failed_handshake(self, lost: Lost) -> bool:
+        if self._established:
+            # Ours was complete, and the server's was not: in TLS 1.3 it looks at our certificate only then.
+            return not self._confirmed and is_refusal(lost)
+        return lost[0] not in ("local", "application")

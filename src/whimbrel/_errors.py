@@ -6,7 +6,7 @@
     ├── ConnectFailed                  also OSError: look-up, no route, port closed
     │   ├── ConnectTimeout             also TimeoutError: what was tried, and for how long
     │   └── HandshakeFailed            .alert
-    │       ├── CertificateError       .reason: "expired", "unknown issuer", "wrong name", …
+    │       ├── CertificateError       .reason: "expired", "unknown issuer", "wrong name", … .ours
     │       └── AlpnMismatch
     ├── ConnectionLost                 also ConnectionError
     │   ├── ConnectionClosed           .code .reason .by_peer .is_application
@@ -99,11 +99,15 @@ class HandshakeFailed(ConnectFailed):
 
 
 class CertificateError(HandshakeFailed):
-    """The peer's certificate does not prove who it is.
+    """A certificate does not prove who somebody is: the server's to us, or ours to the server.
+
+    In TLS 1.3 a client's handshake is complete before the server has looked at its certificate. `connect` waits for the
+    verdict where the server asks for one; otherwise what a server says later is raised by whatever is called next.
 
     Attributes:
         reason: "expired", "not yet valid", "unknown issuer", "wrong name", "revoked", "bad signature", "wrong purpose"
-            or "malformed".
+            or "malformed"; of ours also "missing" and "not accepted".
+        ours: whether it is the client's certificate (``cert=``) that the server refused.
     """
 
     slug = "certificate"
@@ -115,12 +119,19 @@ class CertificateError(HandshakeFailed):
         "unknown issuer": "pass the issuer's certificate as verify=, or set SSL_CERT_FILE",
         "wrong name": "connect by a name that the certificate holds, or pass server_hostname=",
     }
+    _advices_on_ours: ClassVar[dict[str, str]] = {
+        "missing": "pass one, and its key, as cert=",
+        "expired": "renew it",
+        "unknown issuer": "pass one as cert= whose authority the server trusts",
+        "wrong purpose": "pass one as cert= that was made for clients",
+    }
 
     def __init__(
         self,
         reason: str,
         message: str = "",
         *,
+        ours: bool = False,
         alert: int | None = None,
         peer: str | None = None,
         path: Path | None = None,
@@ -128,10 +139,11 @@ class CertificateError(HandshakeFailed):
         super().__init__(message, alert=alert, peer=peer, path=path)
         self.args = (reason, message)
         self.reason = reason
+        self.ours = ours
 
     def __str__(self) -> str:
         text = super().__str__()
-        advice = self._advices.get(self.reason)
+        advice = (self._advices_on_ours if self.ours else self._advices).get(self.reason)
         return f"{text}; {advice}" if advice else text
 
 
@@ -342,6 +354,8 @@ def connect_error(lost: Lost, *, peer: str, name: str, path: Path | None = None)
     """
     kind, code, reason, by_peer = lost
     match kind:
+        case "late":
+            return ConnectTimeout(reason, peer=peer, path=path)
         case "idle":
             return ConnectTimeout("no answer for the whole idle timeout", peer=peer, path=path)
         case "version":
@@ -361,6 +375,12 @@ def connect_error(lost: Lost, *, peer: str, name: str, path: Path | None = None)
         case _:
             who = "the server" if by_peer else "this end"
             return HandshakeFailed(f"{who} closed it with code {code}{_aside(reason)}", peer=peer, path=path)
+
+
+def is_refusal(lost: Lost) -> bool:
+    """Whether it was the peer's TLS that ended the connection: a server found fault with our part of the handshake."""
+    kind, code, _, by_peer = lost
+    return kind == "transport" and by_peer and 0x100 <= code <= 0x1FF
 
 
 def lost_error(lost: Lost, *, peer: str, path: Path | None = None) -> ConnectionLost:
@@ -439,9 +459,9 @@ def _tls_error(alert: int, reason: str, by_peer: bool, peer: str, name: str, pat
     if alert == 120:
         return AlpnMismatch(alert=alert, peer=peer, path=path)
     if by_peer:
-        text = f"the server ended the handshake with TLS alert {alert_name(alert)}{_aside(reason)}"
         if alert in _ABOUT_OUR_CERTIFICATE:
-            text += "; it does not accept the client certificate (cert=)"
+            return _refused_certificate(alert, reason, peer, path)
+        text = f"the server ended the handshake with TLS alert {alert_name(alert)}{_aside(reason)}"
         return HandshakeFailed(text, alert=alert, peer=peer, path=path)
     problem = certificate_problem(alert, reason)
     if problem is None:
@@ -457,6 +477,24 @@ def _tls_error(alert: int, reason: str, by_peer: bool, peer: str, name: str, pat
         "wrong purpose": "the server's certificate is not meant for servers",
     }.get(problem, f"the server's certificate is malformed{_aside(reason)}")
     return CertificateError(problem, text, alert=alert, peer=peer, path=path)
+
+
+def _refused_certificate(alert: int, reason: str, peer: str, path: Path | None) -> CertificateError:
+    """What a server says of ours. Not all say more than an alert, and not all alerts say much."""
+    problem = "missing" if alert == 116 else certificate_problem(alert, reason)
+    if problem == "malformed" and alert != 42:
+        problem = "not accepted"
+    text = {
+        "missing": "the server asks for a client certificate, and got none",
+        "expired": "the client certificate has expired",
+        "not yet valid": "the client certificate is not valid yet",
+        "unknown issuer": "the server does not trust the issuer of the client certificate",
+        "revoked": "the client certificate was revoked",
+        "bad signature": "the signature of the client certificate is wrong",
+        "wrong purpose": "the client certificate is not meant for clients",
+    }.get(problem or "", "the server does not accept the client certificate")
+    says = f"the server's TLS alert is {alert_name(alert)}{_aside(reason)}"
+    return CertificateError(problem or "not accepted", f"{text}: {says}", ours=True, alert=alert, peer=peer, path=path)
 
 
 def certificate_problem(alert: int, reason: str) -> str | None:

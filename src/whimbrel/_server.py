@@ -17,8 +17,9 @@ from whimbrel._config import Limits
 from whimbrel._connection import Connection
 from whimbrel._errors import ConnectionLost, address_text
 from whimbrel._loop import Line, Pump
+from whimbrel._qlog import qlog_folder
 from whimbrel._server_stats import ServerStats, server_stats
-from whimbrel._tls import StrPath, certificates, private_key
+from whimbrel._tls import StrPath, authorities, identity
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
@@ -44,8 +45,10 @@ def serve(
     client_ca: StrPath | None = None,
     sockets: Literal["wildcard", "connected"] = "wildcard",
     retry: Literal["auto", "always", "never"] = "auto",
+    early_data: bool = False,
     idle_timeout: float = 90.0,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    qlog: StrPath | None = None,
 ) -> _Serve:
     """Listen for connections: ``async with serve(...) as server``.
 
@@ -56,14 +59,21 @@ def serve(
         port: UDP port; 0: a free one, the same for all addresses.
         cert: certificate chain and key, PEM files.
         alpn: the application protocols spoken, the favourite first.
-        client_ca: ask for client certificates, and verify them with this file.
+        client_ca: require client certificates, and verify them with this file.
         sockets: ``wildcard``: one socket for each address, and connections are told apart by their IDs; ``connected``:
             each client that has proven its address gets a socket connected to it, so that the kernel tells them apart,
             as long as there are descriptors (RLIMIT_NOFILE, an eighth of which is left to the application).
         retry: newcomers prove their address before anything is kept for them, at the price of a round trip (Retry,
             RFC 9000 §8.1.2): ``always``, ``never``, or only while 256 handshakes are under way (``auto``).
+        early_data: take what a client that was here before sends with its first packets (0-RTT), and call the handler
+            at once, before the handshake is complete. Whoever records such packets can send them again (RFC 9001 §9.2,
+            RFC 8470). A ticket is good for one use of it, and for this server in this process: copies are taken neither
+            here nor after a restart. But until `Connection.wait_handshake` returns it may be the copy that came first,
+            and the client the one that repeats. So before that, do only what may be done twice; ``stream.early`` says
+            what came so.
         idle_timeout: seconds without any packet after which a connection is lost (RFC 9000 §10.1).
         limits: bounds on the memory of each connection, and on their number.
+        qlog: a folder to write a log of each connection into; None: what QLOGDIR says, if anything.
 
     Raises:
         OSError: the port is in use, or a file cannot be read.
@@ -78,8 +88,10 @@ def serve(
         client_ca=client_ca,
         sockets=sockets,
         retry=retry,
+        early_data=early_data,
         idle_timeout=idle_timeout,
         limits=limits,
+        qlog=qlog,
     )
 
 
@@ -169,7 +181,7 @@ class Server:
     async def _attend(self, connection: Connection) -> None:
         """One connection, from its first packet to its end."""
         try:
-            lost = await connection.handshake()
+            lost = await connection.handshake(early=True)
             if lost is not None:
                 logger.debug("%s: the handshake failed: %s", connection.peer, lost)
                 return
@@ -238,8 +250,10 @@ class _Serve:
         client_ca: StrPath | None,
         sockets: str,
         retry: str,
+        early_data: bool,
         idle_timeout: float,
         limits: Limits,
+        qlog: StrPath | None,
     ) -> None:
         if not 0 <= port < 65536:
             raise ValueError(f"port must be 0 to 65535, not {port}")
@@ -259,12 +273,14 @@ class _Serve:
             retry=retry,
             max_connections=limits.max_connections,
         )
+        chain, key = identity(cert, "certificate")
         self._config = _core.ServerConfig(
             alpn=alpn_bytes(alpn),
-            certificate=certificates(cert[0], "certificate"),
-            key=private_key(cert[1]),
-            client_roots=None if client_ca is None else certificates(client_ca, "client CA file"),
-            transport=transport_config(idle_timeout, None, limits),
+            certificate=chain,
+            key=key,
+            client_roots=None if client_ca is None else authorities(client_ca, "client CA file"),
+            early_data=early_data,
+            transport=transport_config(idle_timeout, None, limits, qlog_folder(qlog)),
         )
 
     def __await__(self) -> Generator[object, None, Server]:

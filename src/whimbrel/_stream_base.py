@@ -50,6 +50,15 @@ class Half:
 class ReceivingHalf(Half):
     """The receiving half: what was read and not asked for yet, and how it ends."""
 
+    @property
+    def early(self) -> bool:
+        """Whether the peer opened this stream before the handshake was complete (0-RTT).
+
+        Then somebody on the way may have recorded it and sent it once more (RFC 9001 §9.2). What must not happen twice
+        waits for `Connection.wait_handshake` first, which a replay does not survive.
+        """
+        return self._core.is_early_stream(self.id)
+
     def stop(self, code: int = 0) -> None:
         """Ask the peer to send no more (STOP_SENDING, RFC 9000 §3.5), and drop what has come.
 

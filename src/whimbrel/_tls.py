@@ -9,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from whimbrel import _core
 from whimbrel._errors import InsecureWarning
 
 StrPath = str | os.PathLike[str]
@@ -39,7 +40,49 @@ def trust_roots(verify: bool | StrPath) -> bytes | None:
     path = Path(verify)
     if path.is_dir():
         return _folder(path, "CA folder")
-    return certificates(path, "CA file")
+    return authorities(path, "CA file")
+
+
+def authorities(path: StrPath, what: str) -> bytes:
+    """The content of a PEM file with at least one certificate that can be trusted.
+
+    Raises:
+        OSError: it is missing or unreadable.
+        ValueError: no certificate is in it, or none that can be read.
+    """
+    data = certificates(path, what)
+    try:
+        _core.check_roots(data)
+    except ValueError as error:
+        raise ValueError(f"the {what} {os.fspath(path)!r} cannot be used: {error}") from None
+    return data
+
+
+def identity(cert: tuple[StrPath, StrPath], what: str) -> tuple[bytes, bytes]:
+    """A certificate chain and its private key, known to belong together.
+
+    Args:
+        cert: the two files, PEM.
+        what: their part in the play, for the message: "certificate", "client certificate".
+
+    Raises:
+        OSError: a file is missing or unreadable.
+        ValueError: one holds not what it should, or the key is that of another certificate.
+    """
+    chain_file, key_file = (os.fspath(path) for path in cert)
+    chain = _read(Path(chain_file), what)
+    if _BEGIN not in chain and b"PRIVATE KEY-----" in chain:
+        raise ValueError(
+            f"the {what} {chain_file!r} holds a private key and no certificate; in cert= the chain comes first"
+        )
+    chain, key = certificates(chain_file, what), private_key(key_file)
+    try:
+        _core.check_identity(chain, key)
+    except ValueError as error:
+        raise ValueError(
+            f"the {what} {chain_file!r} and the private key {key_file!r} cannot be used together: {error}"
+        ) from None
+    return chain, key
 
 
 def _callers_level() -> int:

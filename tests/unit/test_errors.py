@@ -114,7 +114,7 @@ def test_a_certificate_problem_is_read_from_the_verifier(reason: str, alert: int
         (("transport", 0x178, "", True), errors.AlpnMismatch, "none of the application protocols"),
         (("transport", 0x178, "", False), errors.AlpnMismatch, "none of the application protocols"),
         (("transport", 0x128, "no", True), errors.HandshakeFailed, r"the server .* handshake_failure \(40\) \(no\)"),
-        (("transport", 0x174, "", True), errors.HandshakeFailed, "does not accept the client certificate"),
+        (("transport", 0x174, "", True), errors.CertificateError, "asks for a client certificate, and got none"),
         (("transport", 0x132, "odd", False), errors.HandshakeFailed, r"this end .* decode_error \(50\) \(odd\)"),
         (("transport", 0x2, "", True), errors.ConnectFailed, "refuses connections"),
         (("transport", 0xA, "", True), errors.HandshakeFailed, "PROTOCOL_VIOLATION"),

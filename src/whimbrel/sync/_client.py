@@ -45,14 +45,17 @@ class _Dial:
         self._deadline = None if described._timeout is None else time.monotonic() + described._timeout
         self._tried: list[Address] = []
         self._failures: list[ConnectFailed] = []
-        self._running: list[Connection] = []
+        self._running: dict[Connection, Address] = {}
 
     def connection(self) -> Connection:
         """The connection to the first address that answers."""
         try:
             connection = self._first_to_answer(self._look_up())
             self._look_after(connection)
-            self._running.remove(connection)
+            left = self._left()
+            if left is not None:
+                self._described._bound(connection, left, self._tried)
+            del self._running[connection]
         finally:
             for other in self._running:
                 other._close_now(0, "")
@@ -82,7 +85,8 @@ class _Dial:
         return in_turns(found)
 
     def _first_to_answer(self, addresses: list[Address]) -> Connection:
-        waiting = deque(addresses)
+        order, known = self._described._known_first(addresses)
+        waiting = deque(order)
         next_joins = 0.0
         while True:
             left = self._left()
@@ -93,9 +97,10 @@ class _Dial:
                 next_joins = time.monotonic() + STAGGER
             if not self._running and not waiting:
                 raise all_failed(self._failures)
-            for connection in self._running:
-                if connection.handshake():
+            for connection, address in self._running.items():
+                if connection.handshake(early=address == known):
                     if connection._lost is None:
+                        self._described._answered(connection, address)
                         return connection
                     self._failed(connection)
                     break
@@ -121,14 +126,21 @@ class _Dial:
             self._failures.append(error)
             return
         pump = Pump(endpoint)
-        self._running.append(
-            Connection(pump, core, is_client=True, peer=described._peer, interface=interface, released=pump.stop)
+        connection = Connection(
+            pump,
+            core,
+            is_client=True,
+            peer=described._peer,
+            interface=interface,
+            released=pump.stop,
+            name=described._name,
         )
+        self._running[connection] = address
 
     def _failed(self, connection: Connection) -> None:
         """One address leads nowhere. Once the server has answered, its other addresses would say the same."""
         described = self._described
-        self._running.remove(connection)
+        del self._running[connection]
         assert connection._lost is not None, "it has failed"
         error = connect_error(connection._lost, peer=described._peer, name=described._name, path=connection.path)
         if isinstance(error, HandshakeFailed):

@@ -38,6 +38,7 @@ class Connection(ConnectionBase):
     _accepters: Line
     _datagram_readers: Line
     _dialling: Line
+    _shaking_hands: Line
     _lingering: Line
     _waiting_closed: Line
 
@@ -51,15 +52,18 @@ class Connection(ConnectionBase):
         interface: str | None,
         released: Callable[[], None],
         greeted: Callable[[Connection], None] | None = None,
+        name: str = "",
     ) -> None:
-        """Made by this package only; see `ConnectionBase`. `greeted` is called when the handshake is complete."""
+        """Made by this package only; see `ConnectionBase`. `greeted` is called once data may flow."""
         # For what is looked at and then changed. Nothing else is asked for under it but what the core says.
         self._lock = threading.RLock()
         self._readers: dict[int, Waiter] = {}
         self._writers: dict[int, Waiter] = {}
         self._greeted = greeted
         line = functools.partial(Line, pump)
-        super().__init__(pump, core, line, is_client=is_client, peer=peer, interface=interface, released=released)
+        super().__init__(
+            pump, core, line, is_client=is_client, peer=peer, interface=interface, released=released, name=name
+        )
 
     # The path ---------------------------------------------------------------------------------------------------------
 
@@ -108,6 +112,21 @@ class Connection(ConnectionBase):
             attachment.cancel_move()
             raise
         return self._path
+
+    def wait_handshake(self, *, timeout: float | None = None) -> None:
+        """Wait until the handshake is complete.
+
+        It is, unless this connection sends or takes early data (0-RTT). To a server it proves that the client is there
+        now: what came early is no replay then (RFC 8470 §3). To a client it says whether what it sent early was taken;
+        if not, it is being sent again, and ``early_data_accepted`` is False.
+
+        Raises:
+            TimeoutError: it took longer.
+            ConnectFailed: the handshake failed; see `connect`.
+            ConnectionLost: the connection ended before.
+        """
+        self._pump.check()
+        self._shaking_hands.until(self._is_shaken, timeout)
 
     # Streams and datagrams --------------------------------------------------------------------------------------------
 
@@ -208,10 +227,13 @@ class Connection(ConnectionBase):
             self._pump.check()
             self._close_now(1, "")
 
-    def handshake(self) -> bool:
-        """Go on with the handshake; whether it is over, well or not. For `connect`, which has it for itself still."""
+    def handshake(self, *, early: bool) -> bool:
+        """Go on with the handshake; whether it is over, well or not, or, if that is enough, early data may flow.
+
+        For `connect`, which has it for itself still.
+        """
         self._pump.turn(0.0)
-        return self._lost is not None or self._established
+        return self._lost is not None or self._may_begin(early=early)
 
     def farewell(self) -> None:
         """The interpreter ends."""
@@ -222,8 +244,17 @@ class Connection(ConnectionBase):
 
     def _connected(self) -> None:
         super()._connected()
-        if self._greeted is not None:
-            self._greeted(self)
+        self._greet()
+
+    def _early_news(self) -> None:
+        super()._early_news()
+        if not self._established and self._may_begin(early=True):
+            self._greet()
+
+    def _greet(self) -> None:
+        greeted, self._greeted = self._greeted, None
+        if greeted is not None:
+            greeted(self)
 
     def _open(self, kind: int, make: Callable[[int], S], timeout: float | None) -> S:
         self._pump.check()
