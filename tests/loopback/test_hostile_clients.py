@@ -14,6 +14,8 @@ from tests.loopback.hostile import BOTH_WAYS, MIB, Flood, Initials, OddClient, f
 from tests.loopback.support import ALPN, Certificates, dial, echo, nothing_left, until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.loopback.hostile import Sockets
     from whimbrel import Connection, Server
 
@@ -176,6 +178,7 @@ async def test_newcomers_beyond_the_limit_are_refused_and_told(certificates: Cer
         clients = [await dial(server, certificates) for _ in range(3)]
         with pytest.raises(whimbrel.ConnectFailed, match="refuses connections"):
             await dial(server, certificates)
+        assert server.stats().refused == 1
         await clients.pop().close()
         await until(lambda: len(server.connections) == 2)
         clients.append(await dial(server, certificates))
@@ -185,6 +188,16 @@ async def test_newcomers_beyond_the_limit_are_refused_and_told(certificates: Cer
             await stream.finish()
             assert await stream.read() == b"still here"
             await client.close()
+
+
+async def test_a_certificate_of_many_times_the_limit_still_arrives(
+    issue: Callable[..., Certificates],
+) -> None:
+    """§8.1: what is beyond three times the client's bytes waits until it has answered, and no longer."""
+    large = issue("127.0.0.1", *(f"name{number}.example.org" for number in range(800)))
+    assert large.chain.stat().st_size > 16_000
+    async with echo_server(large) as server:
+        await is_well(server, large)
 
 
 @BOTH_WAYS

@@ -14,7 +14,7 @@ from whimbrel.testing._simulation import SimulatedServer
 UP_AND_DOWN = pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
 FACTOR = 3
 DATAGRAM = 1200
-"""A PATH_CHALLENGE takes so much; the first to a new address is sent whatever came from there (docs/deviations.md)."""
+"""A PATH_CHALLENGE takes so much; the first to a new address is sent whatever came from there (rust/engine/src/allowance.rs)."""
 FULL = 1452
 
 
