@@ -116,7 +116,7 @@ def frame_header(data: bytes, position: int) -> tuple[int, int, int] | None:
 def upload(frames: list[bytes]) -> int:
     http3 = AioquicHttp3([2, 6, 10])
     http3.headers(0, REQUEST)
-    return sum(len(http3.data(0, frame)) for frame in frames)
+    return sum(len(http3.data_frame(0, len(frame)) + frame) for frame in frames)
 
 
 class Peer:

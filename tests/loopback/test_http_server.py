@@ -19,6 +19,7 @@ from whimbrel import (
     Limits,
     LocalProtocolError,
     RemoteProtocolError,
+    SessionStore,
     StreamReset,
     http,
 )
@@ -234,6 +235,27 @@ async def test_an_answer_that_http_does_not_allow_is_the_handlers_mistake(
         response = await client.request("GET", "/")
         assert response.status == (200 if wrong == "twice" else 500)
         assert len(raised) == 1
+
+
+async def test_what_came_early_is_done_at_once_only_where_it_does_no_harm(certificates: Certificates) -> None:
+    """A copy of it may come, so what changes something waits for the end of the handshake (RFC 8470)."""
+    was_early: dict[str, tuple[bool, bool]] = {}
+
+    async def handler(request: Request) -> None:
+        was_early[request.method] = request.early, request.connection._core.is_connected()
+        await request.respond(200)
+
+    async with http.serve(handler, "127.0.0.1", cert=certificates.pair, early_data=True) as server:
+        port, sessions = server.addresses[0][1], SessionStore()
+        for method in ("HEAD", "GET", "PUT"):  # The first has no ticket yet.
+            async with http.connect(
+                "127.0.0.1", port, verify=certificates.ca, migration=None, sessions=sessions, early_data=True
+            ) as client:
+                assert (await client.request(method, "/")).status == 200
+                await turns(20)  # The next ticket is on its way.
+        # Whether a GET is answered before the handshake is complete, is a matter of microseconds here.
+        assert was_early.pop("GET")[0]
+        assert was_early == {"HEAD": (False, True), "PUT": (True, True)}
 
 
 # How it goes wrong ----------------------------------------------------------------------------------------------------

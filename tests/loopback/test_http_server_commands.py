@@ -10,17 +10,18 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.loopback.http_peers import served
+from whimbrel import http
 from whimbrel.cli import main
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.loopback.support import Certificates
     from whimbrel.http import Request
@@ -276,3 +277,35 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "serve" in said
     assert "put" in said
+
+
+async def test_the_example_answers_tells_of_moves_and_takes_files(site: Path, certificates: Certificates) -> None:
+    example = Path(__file__).parents[2] / "examples" / "serve_http.py"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, example, certificates.chain, certificates.key, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        url = (await process.stdout.readline()).decode().strip()
+        async with http.connect(url, verify=certificates.ca) as client:
+            response = await client.request("GET", "/")
+            about = json.loads(await response.read())
+            assert about["you"][1] == client.connection.path.local[1]
+            response = await client.request("GET", "/moves")
+            assert (await anext(response)).startswith(b": here")
+            response = await client.request("PUT", "/file", body=CONTENT)
+            assert await response.read() == hashlib.sha256(CONTENT).hexdigest().encode()
+            assert (await client.request("GET", "/elsewhere")).status == 404
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_the_application_in_the_documentation_answers(certificates: Certificates) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
+    program = page.partition("```python\n")[2].partition("```")[0].replace("\nasyncio.run(main())\n", "")
+    names: dict[str, http.Handler] = {}
+    exec(program, names)  # type: ignore[arg-type]
+    async with served(certificates, names["answer"]) as (_, client):
+        response = await client.request("GET", "/")
+        assert await response.read() == f"you are at {client.connection.path.local}".encode()

@@ -91,10 +91,6 @@ class AioquicHttp3:
         self._h3.send_headers(stream, headers, end_stream=end)
         return self._transport.take_message()
 
-    def data(self, stream: int, data: bytes, *, end: bool = False) -> bytes:
-        self._h3.send_data(stream, data, end_stream=end)
-        return self._transport.take_message()
-
     def data_frame(self, stream: int, length: int) -> bytes:
         # H3Connection checks that content comes after a header section: an empty frame asks it, and is not sent.
         self._h3.send_data(stream, b"", end_stream=False)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from whimbrel._connection import Connection
+    from whimbrel._sessions import SessionStore
     from whimbrel._stream import Stream
 
 Body: TypeAlias = bytes | bytearray | memoryview | AsyncIterable[bytes] | BinaryIO
@@ -48,7 +49,10 @@ class ConnectOptions(TypedDict, total=False):
     idle_timeout: float
     keepalive: float | None
     migration: Migration | None
+    sessions: SessionStore | None
+    early_data: bool
     limits: Limits
+    qlog: str | os.PathLike[str] | None
 
 
 def connect(url: str, port: int | None = None, **options: Unpack[ConnectOptions]) -> _Connect:

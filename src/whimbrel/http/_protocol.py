@@ -117,10 +117,6 @@ class Http3(Protocol):
         """What to write on a stream to send a header or trailer section; ``end``: nothing follows it."""
         ...
 
-    def data(self, stream: int, data: bytes, *, end: bool = False) -> bytes:
-        """What to write on a stream to send content."""
-        ...
-
     def data_frame(self, stream: int, length: int) -> bytes:
         """What to write before ``length`` bytes of content, which the caller then writes by itself, uncopied."""
         ...

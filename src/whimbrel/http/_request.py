@@ -130,6 +130,14 @@ class Request(AsyncIterator[bytes]):
         return self._owner.connection.path.remote
 
     @property
+    def early(self) -> bool:
+        """Whether it came before the handshake was complete, and so may be a copy that somebody recorded (RFC 8470).
+
+        Only of safe methods, such as GET: handlers of others are called when that is past.
+        """
+        return self._stream.early
+
+    @property
     def id(self) -> int:
         """The number of its stream: unlike any other's on the connection."""
         return self._stream.id

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 READ_SIZE = 256 << 10
 """Bytes asked of the stream at once: large enough that the cost of asking vanishes."""
-FRAME_SIZE = 64 << 10
-"""Content bytes in a DATA frame that we send. Larger ones make the copies on the way spill the cache."""
+FRAME_SIZE = 256 << 10
+"""Content bytes in a DATA frame that we send: what is copied at once, to have the frame's head before it."""
 
 TURN_SIZE = 512 << 10
 """Bytes read before the loop's other tasks have a turn, some 2 ms at 2 Gbit/s: a read that need not wait gives none."""
@@ -194,9 +194,10 @@ class Response(AsyncIterator[bytes]):
             if content is not None:
                 async for piece in content:
                     for start in range(0, len(piece), FRAME_SIZE):
-                        await stream.write(http3.data(stream.id, bytes(piece[start : start + FRAME_SIZE])))
+                        part = piece[start : start + FRAME_SIZE]
+                        await stream.write(http3.data_frame(stream.id, len(part)) + part)
             if trailers is None:
-                await stream.write(http3.data(stream.id, b"", end=True))
+                http3.end(stream.id)
             else:
                 await stream.write(http3.headers(stream.id, trailers, end=True))
                 self._owner.control_ready()

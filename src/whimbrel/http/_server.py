@@ -34,6 +34,9 @@ Handler: TypeAlias = Callable[[Request], Awaitable[None]]
 
 _log = logging.getLogger("whimbrel")
 
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Those that may be done twice without harm, and so at once (RFC 9110 §9.2.1)."""
+
 LINGER = 3.0
 """Seconds that the last answers may take to be acknowledged, at most."""
 
@@ -47,8 +50,10 @@ class ServeOptions(TypedDict, total=False):
     client_ca: str | os.PathLike[str] | None
     sockets: Literal["wildcard", "connected"]
     retry: Literal["auto", "always", "never"]
+    early_data: bool
     idle_timeout: float
     limits: Limits
+    qlog: str | os.PathLike[str] | None
 
 
 def serve(
@@ -68,7 +73,8 @@ def serve(
         port: UDP port; 0: a free one, the same for all addresses.
         cert: certificate chain and key, PEM files.
         options: those of `whimbrel.serve`. Of `Limits`, ``max_streams`` bounds the requests that one client may have
-            at once.
+            at once. With ``early_data``, handlers of safe methods are called at once, others when the handshake is
+            complete: see `Request.early`.
 
     Raises:
         OSError: the port is in use, or a file cannot be read.
@@ -226,6 +232,9 @@ class ServerSession(Session):
             if request.method == "CONNECT":
                 await request.respond(501, content=b"CONNECT is not served here.\n")
                 return
+            if request.early and request.method not in SAFE_METHODS:
+                # Somebody may have recorded it and sent it again: the client must prove to be there (RFC 8470 §3).
+                await self.connection.wait_handshake()
             await self._handler(request)
             if request.status is None:
                 raise RuntimeError("the handler returned without an answer")
