@@ -305,7 +305,7 @@ async def test_the_application_in_the_documentation_answers(certificates: Certif
     page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
     program = page.partition("```python\n")[2].partition("```")[0].replace("\nasyncio.run(main())\n", "")
     names: dict[str, http.Handler] = {}
-    exec(program, names)  # type: ignore[arg-type]
+    exec(program, names)
     async with served(certificates, names["answer"]) as (_, client):
         response = await client.request("GET", "/")
         assert await response.read() == f"you are at {client.connection.path.local}".encode()
