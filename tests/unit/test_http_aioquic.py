@@ -42,6 +42,7 @@ def test_the_private_names_that_the_adaptor_uses_still_exist() -> None:
         "_check_content_length",
         "_receive_request_or_push_data",
         "_receive_stream_data_uni",
+        "_decode_headers",
     ):
         assert callable(getattr(H3Connection, name))
     source = inspect.getsource(h3_connection)
@@ -51,6 +52,8 @@ def test_the_private_names_that_the_adaptor_uses_still_exist() -> None:
         "_decoder",
         "_max_push_id",
         "_remote_max_datagram_frame_size",
+        "_peer_encoder_stream_id",
+        "_peer_decoder_stream_id",
     ):
         assert f".{name}" in source
     assert vars(H3Stream(0)).keys() >= {"buffer", "content_length", "stream_id"}

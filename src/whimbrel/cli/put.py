@@ -85,7 +85,7 @@ def target_of(url: Url, file: str, *, alone: bool) -> Url:
             raise ValueError(f"{url} cannot take several files: it does not end in a slash")
         return url
     name = Path(file).name
-    if file == "-" or not name:
+    if file == "-" or name in ("", ".."):
         raise ValueError(f"{url} ends in a slash, and {file} has no name to put there")
     return Url(url.host, url.port, url.target + quote(os.fsencode(name), safe=""))
 
