@@ -155,8 +155,8 @@ class ConnectionBase:
             that was verified when it began.
         session_reused: whether the handshake resumed an earlier session (RFC 8446 §2.2), as
             ``ssl.SSLSocket.session_reused`` has it.
-        early_data_accepted: whether the server took what the client sent before the handshake was complete (0-RTT).
-            None: the client sent nothing so, or the server has not answered yet.
+        early_data_accepted: whether the server takes what the client sends before the handshake is complete (0-RTT).
+            None: the client may send nothing so, or the server has not answered yet.
         is_client: whether this end opened it.
         peer: who is at the other end, as ``host:port``.
     """

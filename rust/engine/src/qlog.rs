@@ -44,19 +44,22 @@ struct Sink {
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     path: PathBuf,
+    /// As it was when the caller named it: a file that takes the folder's place later is somebody else's.
+    is_folder: bool,
     /// A dial may try several addresses; the first has the file that was named.
     taken: Arc<AtomicBool>,
 }
 
 impl Place {
     pub fn new(path: &str) -> Self {
-        Self { path: path.into(), taken: Arc::default() }
+        let path = PathBuf::from(path);
+        Self { is_folder: path.is_dir(), path, taken: Arc::default() }
     }
 
     /// Begins the file of a connection; `id` is the client's first destination connection ID.
     pub fn begin(&self, side: Side, id: &ConnectionId, now: Instant) -> io::Result<(Log, Option<QlogStream>)> {
         let group = id.to_string();
-        let path = if self.path.is_dir() {
+        let path = if self.is_folder {
             self.path.join(format!("{group}_{}.sqlog", name(side)))
         } else if self.taken.swap(true, Ordering::Relaxed) {
             self.path.with_extension(format!("{group}.sqlog"))
