@@ -268,6 +268,22 @@ async def test_a_file_that_shrinks_ends_in_a_reset(scene: Scene, certificates: C
         assert (await scene.ask("GET", "/text.txt"))[1] == b"0123456789"
 
 
+async def test_a_disk_that_fails_ends_in_a_reset(
+    scene: Scene, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(descriptor: int, count: int, position: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with scene.open(certificates):
+        with monkeypatch.context() as patched:
+            patched.setattr("whimbrel.http._files.os.pread", broken)
+            with pytest.raises(StreamReset):
+                await (await scene.client.request("GET", "/large")).read()
+        await until(lambda: bool(scene.log))
+        assert "given up: the file cannot be read: Input/output error" in scene.log[0]
+        assert (await scene.ask("GET", "/text.txt"))[1] == b"0123456789"
+
+
 async def test_of_a_file_that_grows_the_announced_length_is_sent(scene: Scene, certificates: Certificates) -> None:
     async with scene.open(certificates):
         response = await scene.client.request("GET", "/large")

@@ -6,6 +6,7 @@ import errno
 import secrets
 from typing import TYPE_CHECKING
 
+from whimbrel import WhimbrelError
 from whimbrel.cli._static_folder import Folder, Opened, Refused
 from whimbrel.cli._static_listing import listing
 from whimbrel.cli._static_rules import (
@@ -60,6 +61,11 @@ class Site:
         except BodyTooShort:
             request.abort()
             raise
+        except WhimbrelError:
+            raise  # Some of them are OSErrors as well.
+        except OSError as error:
+            request.abort()
+            raise BodyTooShort(f"the file cannot be read: {error.strerror}") from error
 
     async def _answer(self, request: Request) -> None:
         match request.method:
