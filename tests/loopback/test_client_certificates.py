@@ -127,9 +127,9 @@ async def test_a_refusal_that_comes_after_connect_is_raised_by_the_next_call(
     """Early data let a client begin before the server has said what it thinks of it."""
     store = whimbrel.SessionStore()
 
-    def serve(client_ca: Path | None, port: int = 0) -> whimbrel._server._Serve:
+    def serve(client_ca: Path | None) -> whimbrel._server._Serve:
         return whimbrel.serve(
-            echo, "127.0.0.1", port, cert=certificates.pair, alpn=ALPN, client_ca=client_ca, early_data=True
+            echo, "127.0.0.1", cert=certificates.pair, alpn=ALPN, client_ca=client_ca, early_data=True
         )
 
     def dial_early(address: tuple[str, int]) -> whimbrel._client._Connect:
@@ -137,19 +137,19 @@ async def test_a_refusal_that_comes_after_connect_is_raised_by_the_next_call(
             *address, alpn=ALPN, verify=certificates.ca, migration=None, sessions=store, early_data=True
         )
 
-    async with serve(None) as lenient, dial_early(lenient.addresses[0]) as connection:
-        async with await connection.open_stream() as stream:
+    async with serve(None) as lenient, serve(known.ca) as strict, recorder(lenient) as between:
+        async with dial_early(between.address) as connection, await connection.open_stream() as stream:
             await stream.finish()
             await stream.read()
-        address = lenient.addresses[0]
-    async with serve(known.ca, address[1]), dial_early(address) as connection:
-        stream = await connection.open_stream()
-        with pytest.raises(whimbrel.CertificateError, match="asks for a client certificate"):
-            await stream.read()
-        with pytest.raises(whimbrel.CertificateError):
-            await connection.accept_stream()
-        with pytest.raises(whimbrel.CertificateError):
-            await stream.write(b"more")
+        await between.begin(strict)
+        async with dial_early(between.address) as connection:
+            stream = await connection.open_stream()
+            with pytest.raises(whimbrel.CertificateError, match="asks for a client certificate"):
+                await stream.read()
+            with pytest.raises(whimbrel.CertificateError):
+                await connection.accept_stream()
+            with pytest.raises(whimbrel.CertificateError):
+                await stream.write(b"more")
 
 
 async def test_connect_waits_for_the_verdict_only_where_there_is_one(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 import whimbrel
+import whimbrel.sync
 from tests.loopback.recorder import recorder
 from tests.loopback.support import ALPN, Certificates, echo, relay
 
@@ -305,14 +308,18 @@ async def test_a_server_that_is_gone_is_noticed_in_time(certificates: Certificat
 async def test_a_server_of_somebody_else_is_not_believed(
     certificates: Certificates, issue: Callable[..., Certificates]
 ) -> None:
-    async with serve(certificates) as before:
-        address = before.addresses[0]
-        store = await acquainted(certificates, address)
-    async with serve(issue("127.0.0.1"), port=address[1]), dial(certificates, address, store) as connection:
-        stream = await connection.open_stream()
-        await stream.write(b"a secret for the old one")
-        with pytest.raises(whimbrel.CertificateError, match="not trusted"):
-            await stream.read()
+    async with (
+        serve(certificates) as before,
+        serve(issue("127.0.0.1")) as other,
+        recorder(before) as between,
+    ):
+        store = await acquainted(certificates, between.address)
+        await between.begin(other)
+        async with dial(certificates, between.address, store) as connection:
+            stream = await connection.open_stream()
+            await stream.write(b"a secret for the old one")
+            with pytest.raises(whimbrel.CertificateError, match="not trusted"):
+                await stream.read()
 
 
 async def test_datagrams_go_early_too(certificates: Certificates) -> None:
@@ -330,3 +337,127 @@ async def test_datagrams_go_early_too(certificates: Certificates) -> None:
             connection.send_datagram(b"early")
             assert await connection.receive_datagram() == b"early"
             assert connection.early_data_accepted is True
+
+
+async def test_early_data_go_again_after_a_retry(certificates: Certificates) -> None:
+    async with whimbrel.serve(
+        echo, ["127.0.0.1", "::1"], cert=certificates.pair, alpn=ALPN, early_data=True, retry="always"
+    ) as server:
+        port = server.addresses[0][1]
+        store = whimbrel.SessionStore()
+
+        def dial_from(host: str) -> whimbrel._client._Connect:
+            return whimbrel.connect(
+                host,
+                port,
+                server_hostname="localhost",
+                alpn=ALPN,
+                verify=certificates.ca,
+                migration=None,
+                sessions=store,
+                early_data=True,
+            )
+
+        async with dial_from("127.0.0.1") as connection:
+            assert await say(connection) == b"hello"
+        # The ticket is for the name; the token is for an address that we do not come from now.
+        async with dial_from("::1") as connection:
+            assert await say(connection, b"x" * 30_000) == b"x" * 30_000
+            assert connection.early_data_accepted is True
+        assert server.stats().retried == 2
+
+
+async def test_of_several_addresses_only_one_that_answered_before_is_trusted_with_early_data(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve(certificates) as server:
+        port = server.addresses[0][1]
+        # An address that leads nowhere comes first, as for a name whose IPv6 is broken.
+        found = [("127.0.0.2", port), ("127.0.0.1", port)]
+
+        async def resolve(host: str, port: int) -> list[tuple[str, int]]:
+            return found
+
+        monkeypatch.setattr("whimbrel._client.resolve", resolve)
+        store = whimbrel.SessionStore()
+        for expected in (None, True):
+            async with whimbrel.connect(
+                "several.example",
+                port,
+                server_hostname="localhost",
+                alpn=ALPN,
+                verify=certificates.ca,
+                migration=None,
+                sessions=store,
+                early_data=True,
+            ) as connection:
+                assert await say(connection) == b"hello"
+                await connection.wait_handshake()
+                assert connection.early_data_accepted is expected
+
+
+def test_threads_send_early_too(certificates: Certificates) -> None:
+    heard: list[tuple[bytes, bool]] = []
+
+    def handler(connection: whimbrel.sync.Connection) -> None:
+        for stream in connection.streams():
+            assert isinstance(stream, whimbrel.sync.Stream)
+            with stream:
+                heard.append((stream.readall(), stream.early))
+                stream.write(heard[-1][0])
+
+    def say_so(connection: whimbrel.sync.Connection, data: bytes) -> bytes:
+        with connection.open_stream() as stream:
+            stream.write(data)
+            stream.finish()
+            return stream.readall()
+
+    def serve_by_threads(port: int = 0) -> whimbrel.sync.Server:
+        return whimbrel.sync.serve(handler, "127.0.0.1", port, cert=certificates.pair, alpn=ALPN, early_data=True)
+
+    store = whimbrel.SessionStore()
+
+    def dial_by_thread(address: tuple[str, int]) -> whimbrel.sync.Connection:
+        return whimbrel.sync.connect(
+            *address, alpn=ALPN, verify=certificates.ca, migration=None, sessions=store, early_data=True
+        )
+
+    with serve_by_threads() as server:
+        address = server.addresses[0]
+        for expected in (None, True):
+            with dial_by_thread(address) as connection:
+                assert say_so(connection, b"hello") == b"hello"
+                connection.wait_handshake(timeout=10)
+                assert connection.early_data_accepted is expected
+    with serve_by_threads(address[1]), dial_by_thread(address) as connection:
+        assert say_so(connection, b"again") == b"again"
+        assert connection.early_data_accepted is False
+    assert [data for data, _ in heard] == [b"hello", b"hello", b"again"]
+    assert not heard[0][1]
+    assert not heard[2][1]
+
+
+def test_threads_notice_a_server_that_is_gone(certificates: Certificates) -> None:
+    store = whimbrel.SessionStore()
+
+    def handler(connection: whimbrel.sync.Connection) -> None:
+        connection.wait_closed()
+
+    with whimbrel.sync.serve(handler, "127.0.0.1", cert=certificates.pair, alpn=ALPN, early_data=True) as server:
+        address = server.addresses[0]
+        with whimbrel.sync.connect(
+            *address, alpn=ALPN, verify=certificates.ca, migration=None, sessions=store
+        ) as connection:
+            connection.open_stream().write(b"to have waited for the ticket")
+            while not len(store):
+                connection.stats()
+    # Nobody answers there, and the kernel does not say so either.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(address)
+        with whimbrel.sync.connect(
+            *address, alpn=ALPN, verify=certificates.ca, migration=None, sessions=store, early_data=True, timeout=0.2
+        ) as connection:
+            began = time.monotonic()
+            with pytest.raises(whimbrel.ConnectTimeout, match=r"within 0\.2 s"):
+                connection.accept_stream(timeout=10)
+            assert time.monotonic() - began < 5

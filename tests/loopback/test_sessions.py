@@ -207,3 +207,15 @@ def test_a_store_says_what_it_is() -> None:
     store = whimbrel.SessionStore()
     assert repr(store) == "<SessionStore of 0 servers>"
     assert store  # An empty one is one, too.
+
+
+async def test_an_address_that_was_proven_is_not_asked_for_proof_again(certificates: Certificates) -> None:
+    # NEW_TOKEN, RFC 9000 §8.1.3: it spares the round trip of a Retry.
+    store = whimbrel.SessionStore()
+    async with whimbrel.serve(echo, "127.0.0.1", cert=certificates.pair, alpn=ALPN, retry="always") as server:
+        for _ in range(3):
+            await visit(server, certificates, store)
+        assert server.stats().retried == 1
+        async with dial(server, certificates, None) as stranger:
+            await say(stranger)
+        assert server.stats().retried == 2
