@@ -280,3 +280,84 @@ pub(crate) fn any_address(like: SocketAddr) -> SocketAddr {
     let ip = if like.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     SocketAddr::new(ip, 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    fn server() -> (Sockets, u64) {
+        let mut sockets = Sockets::new().unwrap();
+        let socket = Socket::wildcard("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.share_port().unwrap();
+        let home = sockets.add(socket).unwrap();
+        (sockets, home)
+    }
+
+    fn client() -> (UdpSocket, SocketAddr) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        (socket, address)
+    }
+
+    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn connections_of_one_client_share_a_socket_until_the_last_has_gone() {
+        let (mut sockets, home) = server();
+        let (_client, peer) = client();
+        let own = sockets.accept(home, LOCAL, peer).unwrap();
+        assert_eq!(sockets.accept(home, LOCAL, peer).unwrap(), own);
+        assert_eq!((sockets.accepted(), sockets.descriptors().len()), (1, 3));
+        sockets.release(own);
+        assert_eq!(sockets.accepted(), 1);
+        sockets.release(own);
+        assert_eq!((sockets.accepted(), sockets.descriptors().len()), (0, 2));
+        assert_eq!(sockets.addresses().len(), 1);
+    }
+
+    #[test]
+    fn what_goes_elsewhere_goes_by_the_socket_for_newcomers() {
+        let (mut sockets, home) = server();
+        let ((_here, peer), (_there, moved)) = (client(), client());
+        let own = sockets.accept(home, LOCAL, peer).unwrap();
+        assert_eq!(sockets.reaching(own, peer), own);
+        assert_eq!(sockets.reaching(own, moved), home);
+        assert_eq!(sockets.reaching(home, moved), home);
+        assert_eq!((sockets.home(own), sockets.home(home)), (home, home));
+    }
+
+    #[test]
+    fn only_sockets_that_have_something_are_read() {
+        let (mut sockets, home) = server();
+        let clients: Vec<_> = (0..5).map(|_| client()).collect();
+        let own: Vec<_> = clients.iter().map(|(_, peer)| sockets.accept(home, LOCAL, *peer).unwrap()).collect();
+        let address = sockets.local_addr(home).unwrap();
+        clients[3].0.send_to(b"hello", address).unwrap();
+        let mut came = Vec::new();
+        assert_eq!(sockets.receive(|number, received| came.push((number, received.data.to_vec()))), 1);
+        assert_eq!(came, [(own[3], b"hello".to_vec())]);
+        assert_eq!(sockets.receive(|_, _| unreachable!()), 0);
+    }
+
+    #[test]
+    fn a_client_whose_port_is_closed_is_sent_to_all_the_same() {
+        let (mut sockets, home) = server();
+        let (gone, peer) = client();
+        let own = sockets.accept(home, LOCAL, peer).unwrap();
+        drop(gone);
+        let outgoing = Outgoing { contents: b"late", destination: peer, segment: None, pin: None, ecn: 0 };
+        for _ in 0..5 {
+            sockets.send(own, &outgoing).unwrap();
+        }
+        assert_eq!(sockets.receive(|_, _| unreachable!()), 0);
+    }
+
+    #[test]
+    fn an_eighth_of_the_descriptors_is_the_applications() {
+        assert_eq!(ceiling(64), 56);
+        assert_eq!(ceiling(1024), 896);
+        assert_eq!(ceiling(1 << 20), (1 << 20) - 1024);
+    }
+}

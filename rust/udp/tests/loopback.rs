@@ -295,3 +295,30 @@ fn buffers_forget_the_marks_of_the_batch_before() {
     let received = receive_one(&receiver, &mut buffers);
     assert_eq!((received.segment, received.ecn), (95, 0));
 }
+
+#[test]
+fn a_client_may_have_a_socket_of_its_own_on_the_port_of_the_server() {
+    for bind in [V4, V6] {
+        let (server, client, stranger) = (Socket::wildcard(bind.parse().unwrap()).unwrap(), socket(bind), socket(bind));
+        let (address, peer) = (server.local_addr().unwrap(), client.local_addr().unwrap());
+        assert_eq!(Socket::accepted(address, peer).unwrap_err().kind(), ErrorKind::AddrInUse);
+        server.share_port().unwrap();
+        let own = Socket::accepted(address, peer).unwrap();
+        client.send(&to(address, b"mine")).unwrap();
+        stranger.send(&to(address, b"a stranger's")).unwrap();
+        let mut buffers = ReceiveBuffers::new();
+        assert_eq!(receive_one(&own, &mut buffers).data, b"mine");
+        assert_eq!(receive_one(&server, &mut buffers).data, b"a stranger's");
+        own.send(&to(peer, b"back")).unwrap();
+        let answer = receive_one(&client, &mut buffers);
+        assert_eq!((answer.data, answer.source), (&b"back"[..], address));
+    }
+}
+
+#[test]
+fn a_port_that_is_shared_is_in_use_all_the_same() {
+    let server = Socket::wildcard(V4.parse().unwrap()).unwrap();
+    server.share_port().unwrap();
+    let again = Socket::wildcard(server.local_addr().unwrap());
+    assert_eq!(again.unwrap_err().kind(), ErrorKind::AddrInUse);
+}
