@@ -101,7 +101,7 @@ async def test_a_transfer_goes_on_through_a_flood(
             gc.collect()
             assert flood.sent >= COUNT
             stats = server.stats()
-            assert sum(stats.dropped.values()) > flood.sent // 10  # The kernel dropped others.
+            assert sum(stats.dropped.values()) > 100  # The kernel drops most of what comes in bursts.
             assert stats.datagrams_received >= sum(stats.dropped.values())
             assert len(server.connections) == 1
             assert resident() - before < 48 * MIB

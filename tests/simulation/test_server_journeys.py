@@ -46,7 +46,7 @@ class World:
         ]
         self.internet.meddle = self._meddle
         self.linkable = 0
-        self._copies = self._thefts = self._hidden = 0
+        self._copies = self._thefts = self._hidden = self._forged = 0
 
     def take(self, step: Step) -> None:
         internet, interface = self.internet, self.interfaces[step.interface]
@@ -65,7 +65,8 @@ class World:
             case "hide":
                 self._hidden += 1
             case "reset":
-                internet.spoof(bytes([0x40]) + bytes(40), internet.seen_at)
+                self._forged += 1
+                internet.spoof(b"\x40" + self._forged.to_bytes(8, "big") + bytes(32), internet.seen_at)
             case "ping":
                 internet.ping()
         internet.advance(step.after)

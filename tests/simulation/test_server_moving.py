@@ -14,7 +14,8 @@ from whimbrel.testing._simulation import SimulatedServer
 UP_AND_DOWN = pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
 FACTOR = 3
 DATAGRAM = 1200
-"""A PATH_CHALLENGE takes so much; the first to a new address is sent whatever came from there (rust/engine/src/allowance.rs)."""
+"""A PATH_CHALLENGE takes so much; the first to a new address is sent whatever came from there: see the engine's
+`allowance.rs`."""
 FULL = 1452
 
 

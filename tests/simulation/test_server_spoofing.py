@@ -9,7 +9,8 @@ from tests.simulation.support import BYTES, CELLULAR, SETTLED, add_cellular, sha
 
 UP_AND_DOWN = pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
 DATAGRAM = 1200
-"""A PATH_CHALLENGE takes so much; the first to a new address is sent whatever came from there (rust/engine/src/allowance.rs)."""
+"""A PATH_CHALLENGE takes so much; the first to a new address is sent whatever came from there: see the engine's
+`allowance.rs`."""
 FULL = 1452
 PATIENCE = 1.3
 """Seconds until a server gives up an address where nobody answers: three probe timeouts of a path that it does not know
