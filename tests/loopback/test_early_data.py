@@ -13,7 +13,7 @@ import pytest
 import whimbrel
 import whimbrel.sync
 from tests.loopback.recorder import recorder
-from tests.loopback.support import ALPN, Certificates, echo, relay
+from tests.loopback.support import ALPN, Certificates, echo, relay, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -461,3 +461,35 @@ def test_threads_notice_a_server_that_is_gone(certificates: Certificates) -> Non
             with pytest.raises(whimbrel.ConnectTimeout, match=r"within 0\.2 s"):
                 connection.accept_stream(timeout=10)
             assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_early_data_survive_the_loss_of_the_first_packets(certificates: Certificates, *, taken: bool) -> None:
+    async with serve(certificates) as before, serve(certificates) as other, recorder(before) as between:
+        store = await acquainted(certificates, between.address)
+        await between.begin(before if taken else other)
+        between.silent = True
+        async with dial(certificates, between.address, store) as connection:
+            stream = await connection.open_stream()
+            await stream.write(b"x" * 30_000)
+            await stream.finish()
+            await until(lambda: len(between.carried) > 3)
+            between.silent = False
+            assert await stream.read() == b"x" * 30_000
+            assert connection.early_data_accepted is taken
+
+
+async def test_early_connections_follow_the_network_like_others(certificates: Certificates) -> None:
+    async with serve(certificates) as server, recorder(server) as between:
+        store = await acquainted(certificates, between.address)
+        async with whimbrel.connect(
+            *between.address, alpn=ALPN, verify=certificates.ca, sessions=store, early_data=True
+        ) as connection:
+            with pytest.raises(whimbrel.NoAnswer):
+                # It has to wait for the handshake (RFC 9000 §9), whatever else there is to say.
+                await connection.migrate(timeout=0)
+            assert await say(connection) == b"hello"
+            assert connection.early_data_accepted is True
+            path = await connection.migrate(timeout=5)
+            assert path.interface == "lo"
+            assert await say(connection) == b"hello"

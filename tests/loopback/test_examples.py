@@ -6,10 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.loopback.support import Certificates
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -39,6 +42,29 @@ def test_what_the_page_on_blocking_shows_runs(certificates: Certificates, tmp_pa
     program = "".join(f"{name} = {str(file)!r}\n" for name, file in files.items()) + "".join(code)
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_the_page_on_sessions_certificates_and_logs_shows_runs(
+    certificates: Certificates, issue: Callable[..., Certificates]
+) -> None:
+    text = (EXAMPLES.parent / "docs" / "api.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(code) > 3
+    client = issue("anna@example.org")
+    files = {
+        "ca": certificates.ca,
+        "certificate": certificates.chain,
+        "key": certificates.key,
+        "client_ca": client.ca,
+        "client_certificate": client.chain,
+        "client_key": client.key,
+    }
+    given = "".join(f"{name} = {str(file)!r}\n" for name, file in files.items())
+    body = textwrap.indent("".join(code), "    ")
+    program = f"import asyncio\n{given}async def page():\n{body}\nasyncio.run(page())"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the server asks for a client certificate" in done.stdout
 
 
 def test_the_echo_example_echoes(certificates: Certificates) -> None:
