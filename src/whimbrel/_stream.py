@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from whimbrel._connection import Connection
 
 
-# What is no `bytes` object is copied before the core takes it, or a part of it: so not all of it at once.
-OFFER = 256 << 10
-
-
 class _Handle(Half):
     """What both directions share."""
 
@@ -207,15 +203,8 @@ class SendStream(_Handle, SendingHalf):
         else:
             taken = 0
         view = memoryview(data).cast("B")
-        size = view.nbytes
-        if not size:
-            self._try_write(b"")
-        while taken < size:
-            more = self._try_write(view[taken : taken + OFFER])
-            # Only what was refused altogether is announced when there is room again.
-            if not more:
-                await self._writable()
-            taken += more
+        while (taken := self._offer(view, taken)) < view.nbytes:
+            await self._writable()
 
     async def finish(self) -> None:
         """Say that nothing more will follow (FIN). Does not wait, and is no receipt: only the peer's answer is one.

@@ -20,6 +20,8 @@ LINE_LIMIT = 64 * 1024
 CHUNK = 1 << 20
 # Less than this does not fill a packet, and had better share one with what follows: it is twice as fast then.
 SMALL = 1200
+# What is no `bytes` object is copied before the core takes it, or a part of it: so not all of it at once.
+OFFER = 256 << 10
 
 
 class Half:
@@ -257,6 +259,18 @@ class SendingHalf(Half):
             self._give_up(error.code)
             raise self._unwritable() from None
         self._written += taken
+        return taken
+
+    def _offer(self, view: memoryview, taken: int) -> int:
+        """Have the rest of a buffer taken. Returns how much of it is, in the end: where it is not all, wait."""
+        if not view.nbytes:
+            self._try_write(view)  # It may say that nothing can be written any more.
+        while taken < view.nbytes:
+            more = self._try_write(view[taken : taken + OFFER])
+            # Only what was refused altogether is announced when there is room again.
+            if not more:
+                break
+            taken += more
         return taken
 
     def _finish(self) -> None:

@@ -275,8 +275,8 @@ def test_a_server_that_closes(certificates: Certificates) -> None:
         serving.result()
         assert server.stats().connections == 0
         server.close()
-    with pytest.raises(whimbrel.ConnectFailed):
-        dial(server, certificates)
+    with pytest.raises(whimbrel.ConnectTimeout):
+        dial(server, certificates, timeout=0.2)
 
 
 def test_a_server_closes_connections_under_its_handlers(certificates: Certificates) -> None:
@@ -335,6 +335,39 @@ def test_no_verification_warns_the_caller(certificates: Certificates) -> None:
             connection = whimbrel.sync.connect(*server.addresses[0], alpn=ALPN, verify=False, migration=None)
         connection.close()
         assert caught[0].filename == __file__
+
+
+def test_a_session_goes_on_and_data_may_be_sent_early(certificates: Certificates) -> None:
+    """Whether they are is a matter of time: of a busy machine the handshake may be over before."""
+    heard: list[bool] = []
+
+    def handler(connection: Connection) -> None:
+        for stream in connection.streams():
+            assert isinstance(stream, whimbrel.sync.Stream)
+            with stream:
+                heard.append(stream.early)
+                connection.wait_handshake(timeout=SOON)
+                stream.write(stream.readall())
+
+    store = whimbrel.SessionStore()
+
+    def visit(server: Server) -> tuple[bool, bool | None]:
+        with (
+            whimbrel.sync.connect(
+                *server.addresses[0], alpn=ALPN, verify=certificates.ca, sessions=store, early_data=True
+            ) as connection,
+            connection.open_stream() as stream,
+        ):
+            stream.write(b"hello")
+            stream.finish()
+            assert stream.read(timeout=SOON) == b"hello"
+            connection.wait_handshake(timeout=SOON)
+            return connection.session_reused, connection.early_data_accepted
+
+    with whimbrel.sync.serve(handler, "127.0.0.1", cert=certificates.pair, alpn=ALPN, early_data=True) as server:
+        assert visit(server) == (False, None)
+        assert {visit(server) for _ in range(5)} == {(True, True)}
+    assert heard[0] is False
 
 
 # With the other face --------------------------------------------------------------------------------------------------

@@ -106,11 +106,10 @@ class Connection(ConnectionBase):
         try:
             self._path = decided.until(lambda: moving.result() if moving.done() else None, timeout)
         except TimeoutError:
-            attachment.cancel_move()
             raise NoAnswer(f"no answer within {timeout:g} s", peer=self.peer, path=self._path) from None
-        except KeyboardInterrupt:
-            attachment.cancel_move()
-            raise
+        finally:
+            if not moving.done():
+                attachment.cancel_move()
         return self._path
 
     def wait_handshake(self, *, timeout: float | None = None) -> None:

@@ -295,26 +295,17 @@ class SendStream(_Handle, SendingHalf):
             LocalProtocolError: the stream was finished or reset by this end.
             ValueError: the stream was closed by this end.
         """
-        if type(data) is bytes:
-            size = len(data)
-        else:
-            data = memoryview(data).cast("B")
-            size = data.nbytes
+        view = memoryview(data).cast("B")
         taken = 0
 
         def put() -> int | None:
             nonlocal taken
-            more = self._try_write(data) if not taken else 0
-            taken += more
-            view = memoryview(data)
-            while taken < size:
-                # What is not a `bytes` object is copied once more, so not all of it each time.
-                more = self._try_write(view[taken : taken + CHUNK])
-                # Only what was refused altogether is announced when there is room again.
-                if not more:
-                    return None
-                taken += more
-            return size
+            if type(data) is bytes and not taken:
+                taken = self._try_write(data)
+                if taken == len(data):
+                    return taken
+            taken = self._offer(view, taken)
+            return taken if taken == view.nbytes else None
 
         return self._writing(put, timeout)
 
