@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import pytest
@@ -228,3 +229,23 @@ async def test_a_folder_that_goes_away_costs_the_logs_alone(certificates: Certif
         (tmp_path / "gone").write_text("a file in its place")
         await talk(server.addresses[0], certificates)
     assert (tmp_path / "gone").read_text() == "a file in its place"
+
+
+async def test_a_move_is_on_record(certificates: Certificates, tmp_path: Path) -> None:
+    file = tmp_path / "trace.sqlog"
+    async with serve(certificates) as server:
+        host, port = server.addresses[0]
+        async with (
+            whimbrel.connect(host, port, alpn=ALPN, verify=certificates.ca, migration=None, qlog=file) as connection,
+            await connection.open_stream() as stream,
+        ):
+            await stream.write(b"before ")
+            assert await stream.readexactly(7) == b"before "
+            # The same machine has no other network; a new port is a new path.
+            connection._core.pin(socket.if_nametoindex("lo"), host, True)
+            await stream.write(b"after")
+            assert await stream.readexactly(5) == b"after"
+    [move] = [event for event in records(file)[1:] if event["name"] == "connectivity:path_assigned"]
+    assert move["data"]["path_remote"] == {"ip_v4": host, "port_v4": port}
+    times = [event["time"] for event in records(file)[1:]]
+    assert times == sorted(times)
