@@ -9,7 +9,7 @@ import random
 import pytest
 
 from tests.simulation.internet import ELSEWHERE, Internet
-from tests.simulation.support import SETTLED, add_cellular, add_wifi
+from tests.simulation.support import BYTES, SETTLED, add_cellular, add_wifi
 from whimbrel.testing._simulation import SimulatedServer
 
 KEY = bytes(range(32))
@@ -84,6 +84,25 @@ def test_a_server_with_another_secret_cannot_tell_its_clients(internet: Internet
     internet.run(horizon=10.0)
     assert internet.of("to_client", since=SETTLED + 0.1)
     assert internet.lost is None
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["once", "and back"])
+def test_packets_from_a_slower_path_that_was_left_bring_no_reset(internet: Internet, back: bool) -> None:
+    """They come after their connection ID was retired over the quicker path. ngtcp2 0.12 would believe the reset."""
+    cellular = add_cellular(internet)
+    transfer = internet.upload(BYTES)
+    internet.advance(SETTLED)
+    wifi = add_wifi(internet)
+    internet.move(wifi)
+    if back:
+        internet.advance(0.3)
+        internet.move(cellular)
+        internet.advance(0.3)
+        internet.move(wifi)
+    internet.run()
+    assert transfer.complete
+    assert internet.tally.dropped["unknown-connection"] > 0
+    assert internet.tally.stateless_resets == 0
 
 
 @pytest.mark.parametrize("to_client", [True, False], ids=["to client", "to server"])

@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use quinn_proto::{
-    ConnectionError, ConnectionHandle, Dir, EndpointEvent, Event, ReadError, Side, StreamEvent, StreamId, VarInt,
-    WriteError,
+    ConnectionError, ConnectionHandle, ConnectionId, Dir, EndpointEvent, Event, ReadError, Side, StreamEvent, StreamId,
+    VarInt, WriteError,
 };
 
 use crate::{
@@ -104,6 +104,8 @@ pub struct Connection {
     pub(crate) armed: Option<Instant>,
     pub(crate) queued: bool,
     pub(crate) ids: SpareIds,
+    /// Of a server: the connection ID that the client used last.
+    addressed: Option<ConnectionId>,
     /// Of a server: what the client's address may be sent.
     pub(crate) allowance: Allowance,
     /// A timer has run since the engine's events were last collected.
@@ -150,6 +152,7 @@ impl Connection {
             armed: None,
             queued: false,
             ids: SpareIds::default(),
+            addressed: None,
             allowance: Allowance::default(),
             expired: false,
             withheld: Vec::new(),
@@ -198,6 +201,11 @@ impl Connection {
     pub fn ping(&mut self) {
         self.listening = true;
         self.proto.ping();
+    }
+
+    /// A server was sent a datagram with this connection ID. Returns the one before, if that was another.
+    pub(crate) fn addressed_as(&mut self, id: ConnectionId) -> Option<ConnectionId> {
+        self.addressed.replace(id).filter(|before| *before != id)
     }
 
     /// A server took in a datagram: who is to be sent how much?

@@ -14,6 +14,7 @@ use crate::{
     admission::{Admission, PATIENCE, Verdict},
     config::{ClientConfig, ServerConfig, endpoint_config, server_name},
     connection::Connection,
+    former_ids::{FormerIds, short_id},
     news::{Kind, News},
     qlog::Log,
     tally::{Dropped, Standing, Tally},
@@ -85,6 +86,8 @@ pub struct Endpoint {
     /// Of a server: whom to let in, and what came of it.
     admission: Admission,
     id_length: usize,
+    /// Of a server: connection IDs for which late packets may come.
+    former: FormerIds,
     tally: Tally,
     /// Newcomers, and when their handshake must be complete.
     newcomers: VecDeque<(Instant, u64)>,
@@ -120,6 +123,7 @@ impl Endpoint {
             timers: BTreeSet::new(),
             admission: Admission::default(),
             id_length: CLIENT_ID_LENGTH,
+            former: FormerIds::default(),
             tally: Tally::default(),
             newcomers: VecDeque::new(),
             unanswered: HashSet::new(),
@@ -177,6 +181,9 @@ impl Endpoint {
                 }
                 connection.proto.handle_event(event);
                 if self.server.is_some() {
+                    if let Some(before) = short_id(data, self.id_length).and_then(|id| connection.addressed_as(id)) {
+                        self.former.remember(before, now);
+                    }
                     if !connection.peer.is_settled_at(connection.proto.remote_address()) {
                         self.tally.moves += u64::from(connection.follow_peer(source, at, &mut self.news));
                     }
@@ -190,6 +197,10 @@ impl Endpoint {
                 Received { connection: Some(number), ..Received::default() }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.admit(incoming, data.len(), now, response),
+            Some(DatagramEvent::Response(_)) if self.is_late(data, now) => {
+                self.tally.drop(Dropped::UnknownConnection);
+                Received::default()
+            }
             Some(DatagramEvent::Response(transmit)) if self.server.is_some() => {
                 self.tally.answered(response);
                 Received { answer: Some(transmit.into()), ..Received::default() }
@@ -200,6 +211,12 @@ impl Endpoint {
                 Received::default()
             }
         }
+    }
+
+    /// Whether a datagram has a connection ID that was in use a moment ago: it deserves no answer, such as a stateless
+    /// reset would be.
+    fn is_late(&mut self, data: &[u8], now: Instant) -> bool {
+        short_id(data, self.id_length).is_some_and(|id| self.former.has(id, now))
     }
 
     fn admit(&mut self, incoming: Incoming, length: usize, now: Instant, response: &mut Vec<u8>) -> Received {

@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod early;
 mod endpoint;
+mod former_ids;
 mod ids;
 mod news;
 mod peer_path;
