@@ -51,8 +51,8 @@ AVAILABLE: Final[int]  # value: 0 or 1; we may open more
 DATAGRAM: Final[int]  # datagrams to receive
 DATAGRAM_ROOM: Final[int]  # room to send datagrams again
 INCOMING: Final[int]  # server: a new connection (its number is in the tuple)
-# server: the client's address changed; value: microseconds since the last packet over the old path << 2, plus 1 where we
-# returned because the new one was not proven in time, plus 2 where the peer had left no spare connection ID
+# server: the client's address changed; value: microseconds since the last packet over the old path << 2, plus 1 where
+# we returned because the new one was not proven in time, plus 2 where the peer had left no spare connection ID
 MOVED: Final[int]
 CROWDED: Final[int]  # server: no connected socket can be had for this connection; value: errno
 CONFIRMED: Final[int]  # client: the server's handshake is complete as well (HANDSHAKE_DONE)
