@@ -126,6 +126,8 @@ pub struct Connection {
     ended: Option<Ended>,
     established: bool,
     pub(crate) peer: PeerPath,
+    /// A move that is not told yet.
+    pending_move: Option<Move>,
     /// As it was counted last, on a server.
     pub(crate) standing: Standing,
     /// Of a client that sends early: what it sent, until the server has taken it.
@@ -168,6 +170,7 @@ impl Connection {
             ended: None,
             established: false,
             peer,
+            pending_move: None,
             standing: Standing::Handshaking { forgeable: false },
             early,
             writable: Vec::new(),
@@ -253,7 +256,7 @@ impl Connection {
             self.allowance.moved(before, remote, responses);
             let silence = if self.heard.is_finite() { at - self.heard } else { 0.0 };
             let linkable = !self.take_id();
-            self.tell_move(Move { returned: false, linkable, silence }, news);
+            self.pending_move = Some(Move { returned: false, linkable, silence });
             return true;
         }
         if self.peer.heard_from(source, responses) {
@@ -263,7 +266,7 @@ impl Connection {
     }
 
     /// The engine returns to the previous address when the new one is not proven in time (§9.3.2). Whether it did.
-    pub(crate) fn follow_return(&mut self, news: &mut VecDeque<News>) -> bool {
+    pub(crate) fn follow_return(&mut self) -> bool {
         if !self.peer.returned_to(self.proto.remote_address()) {
             return false;
         }
@@ -272,13 +275,18 @@ impl Connection {
         // It goes on with the connection ID that was seen on the other path; and it runs no probe timeout for what it
         // sent into the void, which an acknowledgement of the PING that this brings makes good.
         self.proto.local_address_changed();
-        self.tell_move(Move { returned: true, linkable, silence: 0.0 }, news);
-        news.push_back(News { connection: self.number, kind: Kind::Proven, value: 0 });
+        self.pending_move = Some(Move { returned: true, linkable, silence: 0.0 });
         true
     }
 
-    fn tell_move(&self, moved: Move, news: &mut VecDeque<News>) {
+    /// After packets had their chance to leave, which shows whether there was a connection ID to change to.
+    fn tell_move(&mut self, news: &mut VecDeque<News>) {
+        let Some(mut moved) = self.pending_move.take() else { return };
+        moved.linkable = self.ids.kept().unwrap_or(moved.linkable);
         news.push_back(News { connection: self.number, kind: Kind::Moved, value: moved.encode() });
+        if moved.returned {
+            news.push_back(News { connection: self.number, kind: Kind::Proven, value: 0 });
+        }
     }
 
     /// Notes that the engine changes to the next of the peer's connection IDs. `false`: there is none.
@@ -730,6 +738,7 @@ impl Connection {
 
     /// Turns what the engine has to say into news.
     pub(crate) fn report(&mut self, news: &mut VecDeque<News>) {
+        self.tell_move(news);
         while let Some(event) = self.proto.poll() {
             let (kind, value) = match event {
                 Event::HandshakeDataReady => continue,

@@ -300,7 +300,7 @@ impl Endpoint {
                 connection.armed = None;
                 connection.expire(now, &mut self.news);
                 if self.server.is_some() {
-                    self.tally.moves += u64::from(connection.follow_return(&mut self.news));
+                    self.tally.moves += u64::from(connection.follow_return());
                 }
                 self.touch(number);
             }

@@ -15,6 +15,9 @@ pub(crate) struct SpareIds {
     length: Option<usize>,
     in_use: [u8; MAX_LEN],
     known: bool,
+    /// The one that was in use before the engine took another; until a packet shows which.
+    left: Option<[u8; MAX_LEN]>,
+    kept: Option<bool>,
 }
 
 impl SpareIds {
@@ -38,8 +41,16 @@ impl SpareIds {
         let fresh = self.spare > 0 && self.length != Some(0);
         self.spare = self.spare.saturating_sub(1);
         // What leaves next carries the new one; not to be counted as retired by the peer's wish.
-        self.known = false;
+        if self.known {
+            self.left = Some(self.in_use);
+        }
+        (self.known, self.kept) = (false, None);
         fresh
+    }
+
+    /// Whether the engine kept the ID that it had when another was to be taken, as far as a packet has shown it.
+    pub(crate) fn kept(&self) -> Option<bool> {
+        self.kept
     }
 
     /// A datagram left. Its destination connection ID changes without a move when the peer retires one (§5.1.2).
@@ -49,6 +60,14 @@ impl SpareIds {
         let Some(id) = datagram.get(1..=length).filter(|_| is_short_header) else { return };
         if self.known && id != &self.in_use[..length] {
             self.spare = self.spare.saturating_sub(1);
+        }
+        if let Some(left) = self.left.take() {
+            let kept = id == &left[..length];
+            self.kept = Some(kept);
+            if kept {
+                // Frames that came twice were counted as two.
+                self.spare = 0;
+            }
         }
         self.in_use[..length].copy_from_slice(id);
         self.known = true;
@@ -75,6 +94,22 @@ mod tests {
         let mut ids = SpareIds::default();
         ids.issued(100);
         assert_eq!(ids.spare(), MOST_SPARE);
+    }
+
+    #[test]
+    fn a_packet_shows_that_there_was_none_to_change_to() {
+        let mut ids = SpareIds::default();
+        ids.set_length(2);
+        ids.issued(2);
+        ids.sent(&[0x40, 1, 1, 9]);
+        assert!(ids.taken());
+        assert_eq!(ids.kept(), None);
+        ids.sent(&[0x40, 2, 2, 9]);
+        assert_eq!((ids.kept(), ids.spare()), (Some(false), 1));
+        assert!(ids.taken());
+        ids.issued(4);
+        ids.sent(&[0x40, 2, 2, 9]);
+        assert_eq!((ids.kept(), ids.spare()), (Some(true), 0));
     }
 
     #[test]
