@@ -73,7 +73,7 @@ $(INSTALLED): requirements/dev.txt
 	$(BIN)/python -m pip install --require-hashes --no-deps --only-binary :all: -r $<
 	@touch $@
 
-peers: ## other people's servers that the interop tests talk to, where they can be installed
+peers: ## other people's servers and clients that the tests talk to, where they can be installed
 	@tools/peers
 
 lock: $(INSTALLED) ## newest versions into the lock files (needs uv from PyPI in PATH)
