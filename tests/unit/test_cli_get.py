@@ -11,7 +11,8 @@ import pytest
 from whimbrel import cli
 from whimbrel.cli._progress import Lines, Silent, progress, size
 from whimbrel.cli._sink import CannotWrite, open_sink
-from whimbrel.cli.get import Status, _remote_name, _targets
+from whimbrel.cli._transfers import Status
+from whimbrel.cli.get import _remote_name, _targets
 from whimbrel.http import Url
 
 

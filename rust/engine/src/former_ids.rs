@@ -66,13 +66,18 @@ pub(crate) fn short_id(datagram: &[u8], length: usize) -> Option<ConnectionId> {
 mod tests {
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "any moment will do")]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
     fn id(number: u32) -> ConnectionId {
         ConnectionId::new(&number.to_be_bytes())
     }
 
     #[test]
     fn remembers_for_a_while() {
-        let begin = Instant::now();
+        let begin = now();
         let mut ids = FormerIds::default();
         ids.remember(id(0), begin);
         ids.remember(id(1), begin + REMEMBERED / 2);
@@ -84,7 +89,7 @@ mod tests {
 
     #[test]
     fn forgets_what_is_older_than_two_terms_at_once() {
-        let begin = Instant::now();
+        let begin = now();
         let mut ids = FormerIds::default();
         ids.remember(id(0), begin);
         assert!(!ids.has(id(0), begin + 2 * REMEMBERED));
@@ -92,7 +97,7 @@ mod tests {
 
     #[test]
     fn remembers_no_more_than_so_many() {
-        let now = Instant::now();
+        let now = now();
         let mut ids = FormerIds::default();
         for number in 0..3 * MOST as u32 {
             ids.remember(id(number), now);
