@@ -12,7 +12,7 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3Connection
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import ConnectionTerminated, QuicEvent, StopSendingReceived, StreamReset
+from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEvent, StopSendingReceived, StreamReset
 
 from whimbrel import http
 
@@ -66,8 +66,9 @@ class Answer:
 class OtherClient(QuicConnectionProtocol):
     """aioquic's own QUIC and HTTP/3, and the means to break the rules."""
 
+    h3: H3Connection
+
     def start(self) -> None:
-        self.h3 = H3Connection(self._quic)
         self.answers: dict[int, Answer] = {}
         self.closed: ConnectionTerminated | None = None
         self._changed = asyncio.Condition()
@@ -111,6 +112,9 @@ class OtherClient(QuicConnectionProtocol):
 
     def quic_event_received(self, event: QuicEvent) -> None:
         match event:
+            case ProtocolNegotiated():  # The server's control streams may come next.
+                self.h3 = H3Connection(self._quic)
+                self.start()
             case StreamReset(stream_id=stream, error_code=code) if stream in self.answers:
                 self.answers[stream].reset = code
                 self._ended[stream].set()
@@ -156,5 +160,4 @@ async def other_client(certificates: Certificates, server: http.Server) -> Async
     host, port = server.addresses[0]
     async with connect(host, port, configuration=configuration, create_protocol=OtherClient) as client:
         assert isinstance(client, OtherClient)
-        client.start()
         yield client

@@ -86,6 +86,16 @@ def test_a_peer_may_set_h3_datagram_where_its_transport_takes_datagrams() -> Non
     assert failed.code == ErrorCode.H3_SETTINGS_ERROR  # type: ignore[union-attr]
 
 
+def test_no_dynamic_table_is_used() -> None:
+    """Whatever the peer allows: an answer must not wait for packets of another stream."""
+    server = AioquicHttp3([3, 7, 11], is_client=False)
+    server.take_control()
+    server.receive(2, settings({Setting.QPACK_MAX_TABLE_CAPACITY: 4096, Setting.QPACK_BLOCKED_STREAMS: 16}))
+    sent = [server.headers(stream, [(b":status", b"200"), (b"x", b"y" * 100)]) for stream in (0, 4, 8)]
+    assert len(set(sent)) == 1
+    assert server.take_control() == []
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_the_size_of_reads_does_not_matter(size: int) -> None:
     server = AioquicServer()

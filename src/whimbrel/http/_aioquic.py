@@ -262,6 +262,8 @@ class _Connection(H3Connection):
         self._max_table_capacity = 0
         self._blocked_streams = 0
         self._decoder = pylsqpack.Decoder(0, 0)
+        # Nor for what we send, whatever the peer allows, and for the same reason.
+        self._encoder = cast("pylsqpack.Encoder", _StaticEncoder())
         # No MAX_PUSH_ID is sent, so a server that pushes breaks the protocol (RFC 9114 §7.2.7): nobody would take it.
         self._max_push_id = None
         super()._init_connection()
@@ -309,6 +311,18 @@ class _Connection(H3Connection):
         stream.buffer = b""
         self._malformed.append(MessageMalformed(stream.stream_id, code, reason))
         return []
+
+
+class _StaticEncoder:
+    """As much of pylsqpack's Encoder as H3Connection uses, without a dynamic table."""
+
+    def __init__(self) -> None:
+        self._encoder = pylsqpack.Encoder()
+        self.encode = self._encoder.encode
+        self.feed_decoder = self._encoder.feed_decoder
+
+    def apply_settings(self, *, max_table_capacity: int, blocked_streams: int) -> bytes:
+        return self._encoder.apply_settings(max_table_capacity=0, blocked_streams=0)
 
 
 class _ExcessiveLoad(ProtocolError):
