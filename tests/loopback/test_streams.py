@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -331,3 +332,32 @@ async def test_a_buffer_may_change_once_it_was_written(ends: tuple[Connection, C
     await here.write(b"")
     await here.write(memoryview(bytearray(b"a.b.c."))[::2].tobytes())
     assert await there.readexactly(3) == b"abc"
+
+
+async def test_small_writes_that_follow_each_other_share_a_packet(ends: tuple[Connection, Connection]) -> None:
+    here, there = await opened(ends)
+    before = ends[0].stats().packets_sent
+    for _ in range(10):
+        await here.write(b"word ")
+    await here.finish()
+    assert await there.read() == b"word " * 10
+    # One of its own may be an acknowledgement's.
+    assert ends[0].stats().packets_sent - before <= 2
+
+
+async def test_small_writes_leave_though_the_loop_is_blocked(ends: tuple[Connection, Connection]) -> None:
+    here, there = await opened(ends)
+    await here.write(b"now")
+    before = ends[0].stats().packets_sent
+    deadline = time.monotonic() + 5.0
+    while ends[0].stats().packets_sent == before and time.monotonic() < deadline:
+        pass
+    assert ends[0].stats().packets_sent > before
+    assert await there.readexactly(3) == b"now"
+
+
+async def test_what_was_written_just_before_the_end_arrives(ends: tuple[Connection, Connection]) -> None:
+    here, there = await opened(ends)
+    await here.write(b"last words")
+    await ends[0].close()
+    assert await there.readexactly(10) == b"last words"

@@ -199,7 +199,12 @@ impl Connection {
     }
 
     fn close(&self, py: Python<'_>, code: u64, reason: &[u8]) -> PyResult<()> {
-        py.detach(|| self.pump.act(self.number, |connection, now| connection.close(now, code, reason))).ok_or_else(gone)
+        py.detach(|| {
+            // What was written a moment ago leaves before the end does.
+            self.pump.flush();
+            self.pump.act(self.number, |connection, now| connection.close(now, code, reason))
+        })
+        .ok_or_else(gone)
     }
 
     fn bound_handshake(&self, py: Python<'_>, within: f64, reason: String) -> PyResult<()> {
