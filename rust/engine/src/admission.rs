@@ -26,9 +26,9 @@ impl Default for Admission {
 
 /// Handshakes with addresses that may be forged, from which on newcomers have to prove theirs.
 ///
-/// One costs some 40 KiB until it is over, and with a client that is not there, that takes the idle timeout: so this is
-/// 10 MiB that strangers can have for nothing, and CPU time for as many signatures. Nobody honest is sent back for it
-/// below 2,500 newcomers a second (at a round trip of 100 ms), and who is loses one round trip.
+/// One costs some 105 KiB until it is over, Python's share included, and with a client that is not there, that takes
+/// [`PATIENCE`]: so this is 27 MB that strangers can have for nothing, and CPU time for as many signatures. Nobody honest
+/// is sent back for it below 2,500 newcomers a second (at a round trip of 100 ms), and who is loses one round trip.
 pub const MANY_HANDSHAKES: u64 = 256;
 
 /// How long a newcomer's handshake may take. The idle timeout is made for connections that stand: whoever proves an
