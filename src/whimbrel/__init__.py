@@ -47,6 +47,7 @@ from whimbrel._path import Path
 if TYPE_CHECKING:
     from whimbrel._client import connect
     from whimbrel._connection import Connection, ConnectionStats
+    from whimbrel._path_stats import PathStats
     from whimbrel._server import Server, serve
     from whimbrel._server_stats import ServerStats
     from whimbrel._sessions import SessionStore
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 _LATER = {
     "Connection": "_connection",
     "ConnectionStats": "_connection",
+    "PathStats": "_path_stats",
     "ReceiveStream": "_stream",
     "SendStream": "_stream",
     "Server": "_server",
@@ -99,6 +101,7 @@ __all__ = [
     "PathMigrated",
     "PathProbed",
     "PathRejected",
+    "PathStats",
     "ProtocolError",
     "Reason",
     "ReceiveStream",

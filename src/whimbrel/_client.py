@@ -283,7 +283,7 @@ class _Connect:
             name=self._name,
         )
         try:
-            lost = await connection.handshake(early=early)
+            lost = await connection._handshake(early=early)
         except BaseException:
             connection._close_now(0, "")
             raise
@@ -351,7 +351,7 @@ def _pass_on(
 def _tell(reference: weakref.ref[Connection], event: PathChange | Exception) -> None:
     connection = reference()
     if connection is not None:
-        connection.report(event)
+        connection._report(event)
 
 
 def all_failed(failures: list[ConnectFailed]) -> ConnectFailed:

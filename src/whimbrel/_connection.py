@@ -239,7 +239,7 @@ class Connection(ConnectionBase):
             self._pump.check()
             self._close_now(1, "")
 
-    async def handshake(self, *, early: bool) -> Lost | None:
+    async def _handshake(self, *, early: bool) -> Lost | None:
         """Wait until data may flow; None when they may, else why not. For `connect` and `serve`.
 
         Args:

@@ -30,6 +30,7 @@ from whimbrel._errors import (
 )
 from whimbrel._events import PathChange, PathMigrated, Reason
 from whimbrel._path import Path
+from whimbrel._path_stats import Ledger, PathStats
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -88,6 +89,9 @@ class ConnectionStats:
     """Packets that the kernel refused to send."""
     path_changes_dropped: int
     """Events that no caller of `Connection.path_changes` fetched in time."""
+    paths: tuple[PathStats, ...]
+    """The same for each path by itself, oldest first, the active one last; of those that were left, the last 32. With
+    unconnected sockets the kernel moves the packets, and all count for one."""
 
 
 class Line(Protocol):
@@ -223,6 +227,7 @@ class ConnectionBase:
         # Replaced as a whole, never changed: another thread may be going through it.
         self._watchers: tuple[weakref.ref[PathQueue], ...] = ()
         self._dropped_changes = 0
+        self._ledger = Ledger()
         self._since = pump.now()
         self._path = Path(("", 0), core.remote_address(), interface, False, 0.0, 0, self._since)
         pump.add(core.number, self)
@@ -255,6 +260,7 @@ class ConnectionBase:
             moves=now.moves,
             send_errors=now.send_errors,
             path_changes_dropped=self._dropped_changes,
+            paths=self._ledger.accounts(self._path if self._lost is not None else self.path, now),
         )
 
     @property
@@ -303,7 +309,7 @@ class ConnectionBase:
 
     # News from below --------------------------------------------------------------------------------------------------
 
-    def news(self, kind: int, value: int) -> None:
+    def _hear(self, kind: int, value: int) -> None:
         """What the core says; called by the pump."""
         if kind == _core.READABLE:
             self._wake_reader(value)
@@ -336,7 +342,7 @@ class ConnectionBase:
         elif kind == _core.MOVED:
             self._peer_moved(value)
 
-    def report(self, event: PathChange | Exception) -> None:
+    def _report(self, event: PathChange | Exception) -> None:
         """What the driver says: a change of the path, or what it ended the connection with."""
         if self._lost is not None:
             return
@@ -346,7 +352,7 @@ class ConnectionBase:
         self._fatal = event if isinstance(event, ConnectionLost) else ConnectionLost(str(event), peer=self.peer)
         self._close_now(0, "")
 
-    def farewell(self) -> None:
+    def _farewell(self) -> None:
         """The interpreter ends."""
         if self._lost is None:
             self._lost = ("local", 0, "", False)
@@ -423,6 +429,7 @@ class ConnectionBase:
 
     def _tell(self, event: PathChange) -> None:
         if isinstance(event, PathMigrated):
+            self._ledger.leave(event.old, self._core.stats())
             self._path = event.new
         for watcher in self._watching():
             self._dropped_changes += watcher.put(event)

@@ -24,17 +24,17 @@ logger = logging.getLogger("whimbrel")
 class Target(Protocol):
     """What hears of one connection's news."""
 
-    def news(self, kind: int, value: int) -> None:
+    def _hear(self, kind: int, value: int) -> None:
         """Something changed; see the constants of ``_core``."""
 
-    def farewell(self) -> None:
+    def _farewell(self) -> None:
         """The interpreter ends: tell the peer, without waiting."""
 
 
 class Listener(Protocol):
     """What hears of new connections: a server."""
 
-    def incoming(self, number: int) -> None:
+    def _incoming(self, number: int) -> None:
         """A new connection knocks."""
 
 
@@ -80,11 +80,11 @@ class Resident:
         reference = self._targets.get(number)
         target = reference() if reference is not None else None
         if target is not None:
-            target.news(kind, value)
+            target._hear(kind, value)
         elif kind == _core.INCOMING:
             listener = self._listener() if self._listener is not None else None
             if listener is not None:
-                listener.incoming(number)
+                listener._incoming(number)
 
     def _crowded(self, error: int) -> None:
         """A server's connection gets no socket of its own. It does without; that is said once."""
@@ -101,7 +101,7 @@ class Resident:
         for reference in self._targets.copy().values():
             target = reference()
             if target is not None:
-                target.farewell()
+                target._farewell()
         self.stopped = True
         self.endpoint.pump()
         self.endpoint.close()

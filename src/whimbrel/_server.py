@@ -158,7 +158,7 @@ class Server:
         finally:
             self._close_now()
 
-    def incoming(self, number: int) -> None:
+    def _incoming(self, number: int) -> None:
         """A new connection knocks; called by the pump."""
         core = self._endpoint.connection(number)
         connection = Connection(
@@ -181,7 +181,7 @@ class Server:
     async def _attend(self, connection: Connection) -> None:
         """One connection, from its first packet to its end."""
         try:
-            lost = await connection.handshake(early=True)
+            lost = await connection._handshake(early=True)
             if lost is not None:
                 logger.debug("%s: the handshake failed: %s", connection.peer, lost)
                 return

@@ -110,6 +110,11 @@ async def test_a_client_at_a_new_address_is_told_from_a_rebinding(certificates: 
         assert change.reason == "peer"
         assert change.new.remote[0] == "127.0.0.5"
         assert 0 <= change.silence < 10
+        stats = both.accepted.stats()
+        assert [each.path.remote for each in stats.paths] == [change.old.remote, change.new.remote]
+        assert all(each.bytes_received > MIB and each.bytes_sent > MIB for each in stats.paths)
+        for name in ("bytes_sent", "bytes_received", "packets_sent", "packets_lost"):
+            assert sum(getattr(each, name) for each in stats.paths) == getattr(stats, name)
 
 
 async def test_a_move_that_is_not_proven_is_taken_back(certificates: Certificates, sockets: Sockets) -> None:

@@ -98,7 +98,7 @@ class _Dial:
             if not self._running and not waiting:
                 raise all_failed(self._failures)
             for connection, address in self._running.items():
-                if connection.handshake(early=address == known):
+                if connection._handshake(early=address == known):
                     if connection._lost is None:
                         self._described._answered(connection, address)
                         return connection
@@ -169,4 +169,4 @@ def _report(reference: weakref.ref[Connection], event: PathChange | Exception) -
     """Bring the driver's news to the connection. On the control thread: nothing there waits."""
     connection = reference()
     if connection is not None:
-        connection.report(event)
+        connection._report(event)

@@ -226,7 +226,7 @@ class Connection(ConnectionBase):
             self._pump.check()
             self._close_now(1, "")
 
-    def handshake(self, *, early: bool) -> bool:
+    def _handshake(self, *, early: bool) -> bool:
         """Go on with the handshake; whether it is over, well or not, or, if that is enough, early data may flow.
 
         For `connect`, which has it for itself still.
@@ -234,9 +234,9 @@ class Connection(ConnectionBase):
         self._pump.turn(0.0)
         return self._lost is not None or self._may_begin(early=early)
 
-    def farewell(self) -> None:
+    def _farewell(self) -> None:
         """The interpreter ends."""
-        super().farewell()
+        super()._farewell()
         self._wake_all()
 
     # News from below, and small parts ---------------------------------------------------------------------------------

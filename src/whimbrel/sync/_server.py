@@ -131,7 +131,7 @@ class Server:
     ) -> None:
         self.close()
 
-    def incoming(self, number: int) -> None:
+    def _incoming(self, number: int) -> None:
         """A new connection knocks; called by the thread that pumps."""
         if number in self._connections:
             return
