@@ -25,6 +25,7 @@ use rustls::{
 use crate::{
     qlog::{Log, Place},
     sessions::SessionStore,
+    slow_start::SlowStartConfig,
     tls::{ClientTls, ServerTls},
 };
 
@@ -73,6 +74,7 @@ impl Transport {
             .max_concurrent_bidi_streams(var(self.max_streams))
             .max_concurrent_uni_streams(var(self.max_streams))
             .send_window(self.send_buffer)
+            .congestion_controller_factory(Arc::new(SlowStartConfig::default()))
             .initial_rtt(self.initial_rtt);
         if let Some(mtu) = self.mtu {
             config.initial_mtu(mtu).mtu_discovery_config(None);

@@ -16,6 +16,7 @@ mod news;
 mod peer_path;
 mod qlog;
 mod sessions;
+mod slow_start;
 mod tally;
 mod tls;
 
