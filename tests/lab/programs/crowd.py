@@ -69,7 +69,8 @@ class Crowd:
 
     async def _first_move(self, changes: AsyncIterator[whimbrel.PathChange]) -> tuple[str | None, float]:
         async for change in changes:
-            if isinstance(change, PathMigrated):
+            # A thousand of them crowd the radio: whose path falls silent for long enters it anew, on the same network.
+            if isinstance(change, PathMigrated) and change.new.interface != change.old.interface:
                 await self._moved.wait()
                 self._over = True
                 return change.new.interface, change.new.since
