@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from whimbrel._client import connect
     from whimbrel._connection import Connection, ConnectionStats
     from whimbrel._path_stats import PathStats
+    from whimbrel._peer_parameters import PeerParameters
     from whimbrel._server import Server, serve
     from whimbrel._server_stats import ServerStats
     from whimbrel._sessions import SessionStore
@@ -60,6 +61,7 @@ _LATER = {
     "Connection": "_connection",
     "ConnectionStats": "_connection",
     "PathStats": "_path_stats",
+    "PeerParameters": "_peer_parameters",
     "ReceiveStream": "_stream",
     "SendStream": "_stream",
     "Server": "_server",
@@ -102,6 +104,7 @@ __all__ = [
     "PathProbed",
     "PathRejected",
     "PathStats",
+    "PeerParameters",
     "ProtocolError",
     "Reason",
     "ReceiveStream",

@@ -31,6 +31,7 @@ from whimbrel._errors import (
 from whimbrel._events import PathChange, PathMigrated, Reason
 from whimbrel._path import Path
 from whimbrel._path_stats import Ledger, PathStats
+from whimbrel._peer_parameters import PeerParameters
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -87,6 +88,8 @@ class ConnectionStats:
     """How often the path changed."""
     send_errors: int
     """Packets that the kernel refused to send."""
+    spare_connection_ids: int
+    """Of the peer's, still unused: each move takes one (RFC 9000 §9.5). At most four are kept."""
     path_changes_dropped: int
     """Events that no caller of `Connection.path_changes` fetched in time."""
     paths: tuple[PathStats, ...]
@@ -259,9 +262,17 @@ class ConnectionBase:
             mtu=now.mtu,
             moves=now.moves,
             send_errors=now.send_errors,
+            spare_connection_ids=self._core.facts().spare_ids,
             path_changes_dropped=self._dropped_changes,
             paths=self._ledger.accounts(self._path if self._lost is not None else self.path, now),
         )
+
+    @property
+    def peer_parameters(self) -> PeerParameters | None:
+        """What the peer has said of moving, once the handshake is complete; None before, and when all is over."""
+        self._pump.check()
+        encoded = self._core.peer_parameters() if self._established and self._lost is None else None
+        return None if encoded is None else PeerParameters.read(encoded)
 
     @property
     def max_datagram_size(self) -> int:

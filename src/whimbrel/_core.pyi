@@ -190,6 +190,7 @@ class Connection:
     # Both, while is_early(), are those of the session that is being resumed.
     def alpn(self) -> bytes | None: ...
     def peer_certificate(self) -> bytes | None: ...  # DER
+    def peer_parameters(self) -> bytes | None: ...  # encoded as in RFC 9000 §18, those that the engine knows
     def is_resumed(self) -> bool: ...
     def is_early(self) -> bool: ...  # data may go and come, though the handshake is not complete (0-RTT)
     def early_data_accepted(self) -> bool | None: ...  # None: there was none, or the server has not answered

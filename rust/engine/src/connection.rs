@@ -362,9 +362,7 @@ impl Connection {
         if self.terms.known || self.proto.is_handshaking() {
             return;
         }
-        let Ok(Some(parameters)) = self.proto.crypto_session().transport_parameters() else { return };
-        let mut encoded = Vec::new();
-        parameters.write(&mut encoded);
+        let Some(encoded) = self.peer_parameters() else { return };
         self.terms = PeerTerms::read(&encoded);
         self.ids.set_length(self.terms.id_length);
     }
@@ -687,6 +685,14 @@ impl Connection {
     /// complete before (RFC 8446 §4.4.2.4); that the server's is as well, HANDSHAKE_DONE says (RFC 9001 §4.1.2).
     pub fn awaits_verdict(&self) -> bool {
         self.proto.side().is_client() && !self.confirmed && self.handshake().certificate_requested
+    }
+
+    /// The peer's transport parameters as they are encoded (RFC 9000 §18), without those that the engine does not know.
+    pub fn peer_parameters(&self) -> Option<Vec<u8>> {
+        let parameters = self.proto.crypto_session().transport_parameters().ok()??;
+        let mut encoded = Vec::new();
+        parameters.write(&mut encoded);
+        Some(encoded)
     }
 
     pub fn statistics(&self) -> Statistics {

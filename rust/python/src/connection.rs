@@ -151,6 +151,10 @@ impl Connection {
         Ok(self.look(py, |connection| connection.peer_certificate())?.map(|der| PyBytes::new(py, &der)))
     }
 
+    fn peer_parameters<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        Ok(self.look(py, |connection| connection.peer_parameters())?.map(|encoded| PyBytes::new(py, &encoded)))
+    }
+
     fn is_resumed(&self, py: Python<'_>) -> PyResult<bool> {
         self.look(py, |connection| connection.is_resumed())
     }
