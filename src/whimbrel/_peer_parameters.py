@@ -1,4 +1,4 @@
-"""What a peer has said of itself in the handshake, as far as it concerns moving (transport parameters, RFC 9000 §18)."""
+"""What a peer said of itself in the handshake, as far as it concerns moving (transport parameters, RFC 9000 §18)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from aioquic.quic.packet import QuicPreferredAddress, QuicTransportParameters, push_quic_transport_parameters
 
 from whimbrel import PeerParameters

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
+from whimbrel.cli._judgement import first_step, next_step
 from whimbrel.network import Route, routes_to
 from whimbrel.network._watch import Asking
 
@@ -63,32 +64,6 @@ def _watch(peers: Sequence[str], *, as_json: bool) -> int:
             show(peer, routes, *next_step(before[peer], routes))
             before[peer] = routes
     return 0
-
-
-def first_step(routes: Sequence[Route]) -> tuple[str, str]:
-    """What a connection that starts now would do: a word for programs and a sentence."""
-    if not routes:
-        return "hold", "no way there: would wait for a network"
-    return "connect", f"would connect over {routes[0].interface}"
-
-
-def next_step(before: Sequence[Route], now: Sequence[Route]) -> tuple[str, str]:
-    """What a connection on the first of the former routes would do: a word for programs and a sentence."""
-    if not now:
-        return "hold", "would hold on until there is a network"
-    new = now[0]
-    if not before:
-        return "resume", f"would go on over {new.interface}"
-    old = before[0]
-    if new == old:
-        return "stay", f"would stay on {old.interface}"
-    if old in now:
-        return "probe", f"would probe {new.interface}, then move"
-    if new.interface == old.interface:
-        return "move", f"would move at once: {old.source} is gone from {old.interface}"
-    if any(route.interface == old.interface for route in now):
-        return "move", f"would move at once to {new.interface}: {old.source} is gone from {old.interface}"
-    return "move", f"would move at once to {new.interface}: {old.interface} is gone"
 
 
 def _print_line(peer: str, routes: Sequence[Route], _: str, sentence: str) -> None:
