@@ -10,7 +10,6 @@ import os
 import random
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pytest
@@ -108,6 +107,8 @@ class Flood(threading.Thread):
         self.sent = 0
         self.failure: Exception | None = None
         self._enough = threading.Event()
+        self._over = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     def __enter__(self) -> Self:
         self.start()
@@ -121,8 +122,7 @@ class Flood(threading.Thread):
 
     async def over(self) -> None:
         """Wait until all is sent."""
-        while self.is_alive():  # noqa: ASYNC110 - a thread's end is no event of this loop
-            await asyncio.sleep(0.001)
+        await self._over.wait()
 
     def run(self) -> None:
         try:
@@ -130,6 +130,8 @@ class Flood(threading.Thread):
                 self._send_all(sender)
         except OSError as error:
             self.failure = error
+        finally:
+            self._loop.call_soon_threadsafe(self._over.set)
 
     def _send_all(self, sender: socket.socket) -> None:
         sender.connect(self._address)
@@ -141,13 +143,14 @@ class Flood(threading.Thread):
             datagrams = [b"".join(same[at : at + BURST]) for at in range(0, len(same), BURST)]
         each = BURST if self._segmented else 1
         for number, datagram in enumerate(itertools.cycle(datagrams)):
-            if self.sent >= self._count or self._enough.is_set():
+            if self.sent >= self._count:
                 return
             with contextlib.suppress(ConnectionRefusedError):
                 sender.send(datagram)
             self.sent += each
-            if number % (400 // each) == 0:
-                time.sleep(0.001)  # The kernel drops what nobody has read, and then little of it is seen.
+            # A rate, so time is what it is about: the kernel drops what nobody has read, and then little of it is seen.
+            if number % (400 // each) == 0 and self._enough.wait(0.001):
+                return
 
 
 class OddClient:

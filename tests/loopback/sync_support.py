@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Generic, TypeVar, Unpack
 
 import whimbrel.sync
-from tests.loopback.support import ALPN, holdings
+from tests.loopback.support import ALPN, SOON, holdings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-SOON = 20.0
-"""Seconds: no test waits so long unless it fails."""
 
 
 def dial(server: Server, certificates: Certificates, **options: Unpack[Options]) -> Connection:
@@ -150,7 +147,7 @@ def nothing_left() -> Iterator[None]:
         after = holdings()
         return {name: (before.get(name, 0), count) for name, count in after.items() if count > before.get(name, 0)}
 
-    end = time.monotonic() + 2
+    end = time.monotonic() + SOON
     while left() and time.monotonic() < end:
         time.sleep(0)
     assert not left(), f"{left()} (before, after)"

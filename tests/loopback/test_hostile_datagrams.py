@@ -121,7 +121,8 @@ async def test_a_client_that_lies_about_its_address_gets_a_stranger_three_times_
                 victim.bind(("127.0.0.2", 0))
                 spent += victim.sendto(initial, server.addresses[0])
             assert spent >= 20 * INITIAL
-            await asyncio.sleep(1.0)  # Two probe timeouts of a handshake.
+            # Time is what it is about: that of two probe timeouts, in which the server repeats its part.
+            await asyncio.sleep(1.0)
             got = received(victims)
         finally:
             for victim in victims:

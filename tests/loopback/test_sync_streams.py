@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import whimbrel
-from tests.loopback.sync_support import SOON, Doing, opened, pair, reading, until, writing
+from tests.loopback.support import SOON
+from tests.loopback.sync_support import Doing, opened, pair, reading, until, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import statistics
 import struct
 import time
 from pathlib import Path
@@ -63,10 +64,13 @@ def test_asking_holds_no_descriptor_open() -> None:
 
 
 def test_asking_is_cheap() -> None:
-    began = time.perf_counter()
-    for _ in range(100):
+    costs = []
+    for _ in range(101):
+        began = time.perf_counter()
         route_to("127.0.0.1")
-    assert (time.perf_counter() - began) / 100 < 0.001  # Some 25 us; the machine may be busy.
+        costs.append(time.perf_counter() - began)
+    # Some 25 us. The median: on a busy machine one of them may wait for the processor as long as it likes.
+    assert statistics.median(costs) < 0.001
 
 
 # The kernel's answers, and what cannot be one ------------------------------------------------------------------------

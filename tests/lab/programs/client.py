@@ -133,7 +133,7 @@ async def put(connection: whimbrel.Connection, number: int, size: int) -> dict[s
 
 
 def block(how: Literal["sleep", "compute"], seconds: float) -> dict[str, object]:
-    """Let nothing else happen on this thread."""
+    """Let nothing else happen on this thread for some time, which is what is tried."""
     begin = time.monotonic()
     tell("blocking")
     if how == "sleep":
