@@ -1,4 +1,4 @@
-"""The examples that need nobody else."""
+"""The examples, and what the pages show, that need nobody else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
     from tests.loopback.support import Certificates
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def shown(page: str) -> list[str]:
+    """The Python on a page, piece by piece."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def run(example: str, certificates: Certificates, *more: str, **environment: str) -> str:
@@ -26,6 +32,28 @@ def run(example: str, certificates: Certificates, *more: str, **environment: str
     return done.stdout
 
 
+def test_what_the_first_page_shows_runs(certificates: Certificates) -> None:
+    download, client, server = shown("README.md")
+    assert (EXAMPLES / "download.py").read_text(encoding="utf-8").endswith(download)
+    # The client asks the server beside it; the rest is as it stands there.
+    client = client.replace('"example.org", 4433', '"localhost", server.addresses[0][1]')
+    server = server.replace("port=4433", "port=0").replace(
+        "await server.serve_forever()", client.replace("\n", "\n    ")
+    )
+    body = textwrap.indent(server, "    ")
+    program = f"import asyncio\nimport whimbrel\nasync def page():\n{body}\nasyncio.run(page())"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=certificates.chain.parent,
+        env={**os.environ, "SSL_CERT_FILE": str(certificates.ca)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("b'hello' Path(")
+
+
 def test_the_blocking_example_packs_a_folder(certificates: Certificates, tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"file {number}").write_bytes(os.urandom(number * 100_000))
@@ -34,8 +62,7 @@ def test_the_blocking_example_packs_a_folder(certificates: Certificates, tmp_pat
 
 
 def test_what_the_page_on_blocking_shows_runs(certificates: Certificates, tmp_path: Path) -> None:
-    text = (EXAMPLES.parent / "docs" / "blocking.md").read_text(encoding="utf-8")
-    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = shown("docs/blocking.md")
     assert len(code) > 3
     (tmp_path / "file").write_bytes(os.urandom(1_000_000))
     files = {"ca": certificates.ca, "folder": tmp_path, "certificate": certificates.chain, "key": certificates.key}
@@ -47,8 +74,7 @@ def test_what_the_page_on_blocking_shows_runs(certificates: Certificates, tmp_pa
 def test_what_the_page_on_sessions_certificates_and_logs_shows_runs(
     certificates: Certificates, issue: Callable[..., Certificates]
 ) -> None:
-    text = (EXAMPLES.parent / "docs" / "api.md").read_text(encoding="utf-8")
-    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = shown("docs/api.md")
     assert len(code) > 3
     client = issue("anna@example.org")
     files = {
