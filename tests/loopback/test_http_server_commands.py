@@ -212,6 +212,45 @@ async def test_a_server_that_stored_something_else_is_noticed(site: Path, certif
         assert (status, err) == (56, f"whimbrel: {url}: the server stored something else than was sent\n")
 
 
+async def test_a_digest_that_is_none_is_ignored(site: Path, certificates: Certificates) -> None:
+    async def handler(request: Request) -> None:
+        await request.read()
+        await request.respond(201, {"repr-digest": "sha-256=:a:"})
+
+    async with served(certificates, handler) as (server, _):
+        url = f"https://127.0.0.1:{server.addresses[0][1]}/x"
+        assert await done(site, "put", "-q", "--cafile", certificates.ca, "site/file", url) == (0, "", "")
+
+
+async def test_a_refusal_ends_it_though_standard_input_goes_on(site: Path, certificates: Certificates) -> None:
+    async def handler(request: Request) -> None:
+        await request.respond(413)
+
+    async with served(certificates, handler) as (server, _):
+        url = f"https://127.0.0.1:{server.addresses[0][1]}/x"
+        process = await started(site, "put", "-q", "--cafile", certificates.ca, "-", url)
+        # Nothing is written there, and nothing closed: a thread that read it could not be ended.
+        assert await process.wait() == 22
+        await process.communicate()
+
+
+async def test_an_interrupt_ends_it_though_standard_input_goes_on(site: Path, certificates: Certificates) -> None:
+    asked = asyncio.Event()
+
+    async def handler(request: Request) -> None:
+        asked.set()
+        await request.read()
+
+    async with served(certificates, handler) as (server, _):
+        url = f"https://127.0.0.1:{server.addresses[0][1]}/x"
+        process = await started(site, "put", "-q", "--cafile", certificates.ca, "-", url)
+        await asked.wait()
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+        _, err = await process.communicate()
+        assert err == b"whimbrel: interrupted\n"
+
+
 async def test_a_server_that_gives_up_half_way_is_told(site: Path, certificates: Certificates) -> None:
     async def handler(request: Request) -> None:
         await anext(request)

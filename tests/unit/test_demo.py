@@ -59,9 +59,9 @@ def test_with_a_url_there_is_no_laboratory(monkeypatch: pytest.MonkeyPatch, caps
     ("argv", "words"),
     [
         (["--scenario", "tunnel"], "invalid choice: 'tunnel'"),
-        (["--size", "0"], "megabytes, 0.1 to 10000"),
-        (["--size", "many"], "invalid _size value: 'many'"),
-        (["--keepalive", "0"], "seconds, and more than 0"),
+        (["--size", "0"], "no number of megabytes from 0.1 to 10000"),
+        (["--size", "many"], "'many' is no number of megabytes from 0.1 to 10000"),
+        (["--keepalive", "0"], "is not a number of seconds above 0"),
         (["--server", "nginx"], "'nginx' is none of caddy, gtlsserver, whimbrel, and no https:// URL"),
         (["--server", "http://example.org/"], "example.org"),
         (["--server", "https://example.org/", "--scenario", "demo"], "--scenario is for the laboratory"),

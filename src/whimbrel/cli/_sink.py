@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import stat
 import sys
 from pathlib import Path
 from typing import Protocol
+
+from whimbrel.cli._waiting import writable
 
 
 class CannotWrite(Exception):
@@ -104,7 +105,7 @@ class _Stream:
             try:
                 view = view[os.write(self._descriptor, view) :]
             except BlockingIOError:
-                await self._writable()
+                await writable(self._descriptor)
             except BrokenPipeError:
                 raise
             except OSError as error:
@@ -119,24 +120,12 @@ class _Stream:
             self._owned = False
         return ""
 
-    async def _writable(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
-        loop.add_writer(self._descriptor, _wake, ready)
-        try:
-            await ready
-        finally:
-            loop.remove_writer(self._descriptor)
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
 
 def _open_stream(target: Path | None, name: str) -> _Stream:
     if target is not None:
         return _Stream(os.open(target, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), name, owned=True)
+    if sys.stdout is None:
+        raise CannotWrite("cannot write standard output: it is closed")
     descriptor = sys.stdout.fileno()
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         # Opened anew, so that O_NONBLOCK is ours alone and not that of whoever shares the pipe with us.

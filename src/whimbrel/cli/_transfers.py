@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import math
 import socket
 import warnings
@@ -14,8 +15,10 @@ from enum import IntEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from whimbrel.cli import fail
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
 
     import whimbrel
     from whimbrel.cli._progress import Progress
@@ -81,9 +84,9 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cafile", metavar="FILE", help="trust the certificates in FILE instead of the system's")
     parser.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
     parser.add_argument(
-        "--timeout", type=_seconds, default=10.0, metavar="S", help="seconds to wait for a connection (default: 10)"
+        "--timeout", type=seconds, default=10.0, metavar="S", help="seconds to wait for a connection (default: 10)"
     )
-    parser.add_argument("--keepalive", type=_seconds, metavar="S", help="send a PING after S seconds of silence")
+    parser.add_argument("--keepalive", type=seconds, metavar="S", help="send a PING after S seconds of silence")
     parser.add_argument(
         "--sockets",
         choices=("pinned", "unconnected", "connected"),
@@ -113,12 +116,22 @@ class Connections:
     def __contains__(self, url: Url) -> bool:
         return url.origin in self._clients
 
-    def begin(self, outcome: Outcome) -> None:
-        """A transfer begins: what happens from now on is its affair."""
+    async def run(self, outcome: Outcome, transfer: Awaitable[None]) -> int:
+        """Do one transfer, and tell what came of it: what happens meanwhile is its affair. Returns its exit status."""
         self._outcome, self._began = outcome, asyncio.get_running_loop().time()
+        try:
+            await transfer
+        except Failure as failure:
+            outcome.error, outcome.exit_status = str(failure), failure.status
+            self._show.close()
+            fail(failure)
+        outcome.seconds = round(self.elapsed(), 6)
+        if self._args.json:
+            print(json.dumps(vars(outcome)), flush=True)
+        return outcome.exit_status
 
     def elapsed(self) -> float:
-        """Seconds since then."""
+        """Seconds since the transfer began."""
         return asyncio.get_running_loop().time() - self._began
 
     async def to(self, url: Url) -> Client:
@@ -142,7 +155,7 @@ class Connections:
     async def progressing(self, client: Client, name: str, total: int | None, outcome: Outcome) -> AsyncIterator[None]:
         """Shows how a transfer goes while the block runs."""
         self._show.start(name, total)
-        outcome.used(_interface(client.connection))
+        outcome.used(carrier(client.connection))
         ticking = asyncio.create_task(self._tick(client.connection, outcome))
         try:
             yield
@@ -150,7 +163,7 @@ class Connections:
             ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ticking
-            outcome.used(_interface(client.connection))
+            outcome.used(carrier(client.connection))
 
     async def _connect(self, url: Url) -> Client:
         from whimbrel import ConnectFailed, InsecureWarning, WhimbrelError, http
@@ -196,7 +209,7 @@ class Connections:
             await asyncio.sleep(self._show.interval)
             now, before = loop.time(), samples[0]
             samples.append((now, outcome.bytes))
-            interface = _interface(connection)
+            interface = carrier(connection)
             outcome.used(interface)
             self._show.update(outcome.bytes, (outcome.bytes - before[1]) / (now - before[0]), interface)
 
@@ -253,14 +266,15 @@ def broken(url: Url, error: whimbrel.WhimbrelError, *details: str) -> Failure:
     return Failure("; ".join([f"{url}: {what}{where}", *details[1:]]), Status.INCOMPLETE)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """What an option takes that is a time."""
     with contextlib.suppress(ValueError):
         if 0 < (value := float(text)) < math.inf:
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
-def _interface(connection: whimbrel.Connection) -> str | None:
+def carrier(connection: whimbrel.Connection) -> str | None:
     """The network that carries the connection: where the kernel chooses, its choice now."""
     from whimbrel.network import route_to
 

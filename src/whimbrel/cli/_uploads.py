@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import errno
 import hashlib
 import os
-import re
 import secrets
 import stat
 from typing import TYPE_CHECKING
 
+from whimbrel.cli._digest import sha256_in
 from whimbrel.cli._static_folder import Folder, Refused
 from whimbrel.cli._static_rules import Validators, Verdict, judge, segments
 
@@ -188,16 +187,12 @@ def _wanted_digest(headers: Headers) -> bytes | None:
         Refused: it is malformed.
     """
     for name in ("repr-digest", "content-digest"):
-        match = _SHA_256.search(headers.get(name, ""))
-        if match is not None:
-            try:
-                return base64.b64decode(match[1], validate=True)
-            except binascii.Error:
-                raise Refused(400, f"{name} is malformed") from None
+        try:
+            if (digest := sha256_in(headers.get(name, ""))) is not None:
+                return digest
+        except ValueError:
+            raise Refused(400, f"{name} is malformed") from None
     return None
-
-
-_SHA_256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
 
 
 def _refusal(error: OSError) -> Refused:

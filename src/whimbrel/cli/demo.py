@@ -8,8 +8,8 @@ Decides what is needed, what is said, and what counts as success; `whimbrel.cli.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import math
 import os
 import signal
 import sys
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from whimbrel.cli import fail
+from whimbrel.cli._transfers import seconds
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="watch the network and move by itself (default); --no-auto leaves all to the kernel or to nobody",
     )
-    parser.add_argument("--keepalive", type=_seconds, metavar="S", help="send a PING after S seconds of silence")
+    parser.add_argument("--keepalive", type=seconds, metavar="S", help="send a PING after S seconds of silence")
     parser.add_argument(
         "--server", type=_server, default="caddy", metavar="NAME|URL",
         help="who has the file: caddy (default), gtlsserver (ngtcp2's, where it is installed), whimbrel (our own), or "
@@ -244,15 +245,8 @@ def _server(text: str) -> str:
         raise argparse.ArgumentTypeError(error.message) from error
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError("seconds, and more than 0")
-    return value
-
-
 def _size(text: str) -> int:
-    value = float(text)
-    if not 0.1 <= value <= 10_000:
-        raise argparse.ArgumentTypeError("megabytes, 0.1 to 10000")
-    return round(value * 1_000_000)
+    with contextlib.suppress(ValueError):
+        if 0.1 <= (value := float(text)) <= 10_000:
+            return round(value * 1_000_000)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of megabytes from 0.1 to 10000")

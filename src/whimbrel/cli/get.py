@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -109,25 +108,12 @@ class _Session:
         exit_status = 0
         try:
             for text, url, target in downloads:
-                status = await self._fetch_reported(text, url, target)
+                outcome = Outcome(text)
+                status = await self._connections.run(outcome, self._fetch(url, target, outcome))
                 exit_status = exit_status or status
         finally:
             await self._connections.close()
         return exit_status
-
-    async def _fetch_reported(self, text: str, url: Url, target: Path | None) -> int:
-        outcome = Outcome(text)
-        self._connections.begin(outcome)
-        try:
-            await self._fetch(url, target, outcome)
-        except Failure as failure:
-            outcome.error, outcome.exit_status = str(failure), failure.status
-            self._show.close()
-            fail(failure)
-        outcome.seconds = round(self._connections.elapsed(), 6)
-        if self._args.json:
-            print(json.dumps(vars(outcome)), flush=True)
-        return outcome.exit_status
 
     async def _fetch(self, url: Url, target: Path | None, outcome: Outcome) -> None:
         for _ in range(MAX_REDIRECTS + 1):

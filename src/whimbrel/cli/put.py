@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
+import contextlib
+import errno
 import hashlib
-import json
 import os
-import re
-import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from whimbrel.cli import INTERRUPTED, fail
+from whimbrel.cli._digest import sha256_in
 from whimbrel.cli._progress import Progress, progress, size
 from whimbrel.cli._transfers import Connections, Failure, Outcome, Status, add_connection_arguments, broken, status_text
+from whimbrel.cli._waiting import readable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import BinaryIO
 
-    from whimbrel.http import Response, Url
+    from whimbrel.http import FilePart, Response, Url
 
 PIECE = 256 << 10
-"""Bytes read from a file at once."""
+"""Bytes read from a pipe at once."""
 MAX_SENTENCE = 300
 """Characters of a server's explanation that are shown."""
 
@@ -94,7 +94,6 @@ class _Session:
     """The uploads of one command: one after the other, over one connection."""
 
     def __init__(self, args: argparse.Namespace, show: Progress) -> None:
-        self._args = args
         self._show = show
         self._connections = Connections(args, show)
 
@@ -102,36 +101,25 @@ class _Session:
         exit_status = 0
         try:
             for file, url in uploads:
-                status = await self._send_reported(file, url)
+                outcome = Outcome(str(url), file=file)
+                status = await self._connections.run(outcome, self._send(file, url, outcome))
                 exit_status = exit_status or status
         finally:
             await self._connections.close()
         return exit_status
 
-    async def _send_reported(self, file: str, url: Url) -> int:
-        outcome = Outcome(str(url), file=file)
-        self._connections.begin(outcome)
-        try:
-            await self._send(file, url, outcome)
-        except Failure as failure:
-            outcome.error, outcome.exit_status = str(failure), failure.status
-            self._show.close()
-            fail(failure)
-        outcome.seconds = round(self._connections.elapsed(), 6)
-        if self._args.json:
-            print(json.dumps(vars(outcome)), flush=True)
-        return outcome.exit_status
-
     async def _send(self, file: str, url: Url, outcome: Outcome) -> None:
         from whimbrel import WhimbrelError
+        from whimbrel.http._files import whole_file
 
         with _open(file) as source:
-            source_size = _size(source)
+            part = whole_file(source)
+            length = None if part is None else part.length
             client = await self._connections.to(url)
-            body = _Body(source, source_size, file, outcome)
+            body = _Body(source.fileno(), part, file, outcome)
             try:
-                async with self._connections.progressing(client, file, source_size, outcome):
-                    response = await client.request("PUT", url.target, headers=_headers(source_size), body=body)
+                async with self._connections.progressing(client, file, length, outcome):
+                    response = await client.request("PUT", url.target, headers=_headers(length), body=body)
                     async with response:
                         await self._check(url, response, body, outcome)
             except WhimbrelError as error:
@@ -158,40 +146,54 @@ class _Session:
 
 
 class _Body:
-    """The content of a file, piece by piece, counted and hashed on its way."""
+    """The content of a file, piece by piece, counted and hashed on its way.
 
-    def __init__(self, source: BinaryIO, length: int | None, name: str, outcome: Outcome) -> None:
+    Args:
+        descriptor: open for reading.
+        part: what is sent, where the whole is known; what a file grows by meanwhile is not sent.
+        name: for messages.
+        outcome: counts.
+    """
+
+    def __init__(self, descriptor: int, part: FilePart | None, name: str, outcome: Outcome) -> None:
         self.digest = hashlib.sha256()
         self.is_whole = False
-        self._source = source
-        self._left = length
+        self._descriptor = descriptor
+        self._part = part
         self._name = name
         self._outcome = outcome
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while piece := await self._read():
-            self.digest.update(piece)
-            yield piece
-            self._outcome.bytes += len(piece)
-        if self._left:
+        from whimbrel.http._files import file_pieces
+
+        part = self._part
+        try:
+            async for piece in _arriving(self._descriptor) if part is None else file_pieces(part):
+                self.digest.update(piece)
+                yield piece
+                self._outcome.bytes += len(piece)
+        except OSError as error:
+            raise _cannot_read(self._name, error) from error
+        if part is not None and self._outcome.bytes < part.length:
             raise Failure(f"{self._name} was cut short while it was sent", Status.CANNOT_READ)
         self.is_whole = True
 
-    async def _read(self) -> bytes:
-        # A file that grows is sent as long as it was announced.
-        wanted = PIECE if self._left is None else min(PIECE, self._left)
-        try:
-            # In a thread: it may be a pipe, or lie on a disk that sleeps.
-            piece = await asyncio.to_thread(os.read, self._source.fileno(), wanted) if wanted else b""
-        except OSError as error:
-            raise _cannot_read(self._name, error) from error
-        if self._left is not None:
-            self._left -= len(piece)
-        return piece
+
+async def _arriving(descriptor: int) -> AsyncIterator[bytes]:
+    """What comes through a pipe or from a terminal, to its end."""
+    while True:
+        with contextlib.suppress(PermissionError):
+            await readable(descriptor)
+        piece = os.read(descriptor, PIECE)
+        if not piece:
+            return
+        yield piece
 
 
 def _open(file: str) -> BinaryIO:
     if file == "-":
+        if sys.stdin is None:
+            raise _cannot_read(file, OSError(errno.EBADF, os.strerror(errno.EBADF)))
         return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
     try:
         return Path(file).open("rb", buffering=0)
@@ -201,11 +203,6 @@ def _open(file: str) -> BinaryIO:
 
 def _cannot_read(file: str, error: OSError) -> Failure:
     return Failure(f"cannot read {file}: {error.strerror}", Status.CANNOT_READ)
-
-
-def _size(source: BinaryIO) -> int | None:
-    facts = os.fstat(source.fileno())
-    return max(0, facts.st_size - source.tell()) if stat.S_ISREG(facts.st_mode) else None
 
 
 def _headers(length: int | None) -> dict[str, str]:
@@ -218,6 +215,7 @@ def _headers(length: int | None) -> dict[str, str]:
 
 
 def _digest(response: Response) -> bytes | None:
-    """The SHA-256 of what the server stored, if it tells (RFC 9530)."""
-    match = re.search(r"sha-256=:([A-Za-z0-9+/=]*):", response.headers.get("repr-digest", ""))
-    return base64.b64decode(match[1]) if match else None
+    """The SHA-256 of what the server stored, if it tells (RFC 9530 §3)."""
+    with contextlib.suppress(ValueError):
+        return sha256_in(response.headers.get("repr-digest", ""))
+    return None

@@ -6,11 +6,9 @@ A process of its own, since the laboratory's threads would otherwise compete wit
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import math
 import os
-import re
 import signal
 import sys
 from http import HTTPStatus
@@ -19,14 +17,13 @@ from typing import TYPE_CHECKING, Literal, TypedDict, cast
 import whimbrel
 from whimbrel import Migration, PathMigrated, http
 from whimbrel.cli._demo.messages import INTERVAL, Arrival, Direction, Reporter
-from whimbrel.network import route_to
+from whimbrel.cli._digest import sha256_in
+from whimbrel.cli._transfers import carrier
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from whimbrel.http import ConnectOptions
-
-_SHA_256 = re.compile(r"sha-256=:([A-Za-z0-9+/=]*):")
 
 
 class Order(TypedDict):
@@ -124,13 +121,8 @@ async def _upload(order: Order, client: http.Client, reporter: Reporter) -> None
             if response.status not in (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT):
                 raise OSError(f"{url}: the server answered {response.status}")
             await response.read()
-    reporter.tell("answered", direction="up", error=None, sha256=_digest(response))
-
-
-def _digest(response: http.Response) -> str | None:
-    """The hash that the server says it stored (RFC 9530 §3), as hex."""
-    match = _SHA_256.search(response.headers.get("repr-digest", ""))
-    return None if match is None else base64.b64decode(match[1]).hex()
+    stored = sha256_in(response.headers.get("repr-digest", ""))
+    reporter.tell("answered", direction="up", error=None, sha256=None if stored is None else stored.hex())
 
 
 async def _tell_changes(changes: AsyncIterator[whimbrel.PathChange], reporter: Reporter) -> None:
@@ -154,19 +146,10 @@ async def _tell_network(connection: whimbrel.Connection, reporter: Reporter) -> 
     """Tell which network carries it, whenever that is another one."""
     told = None
     while True:
-        if (now := _interface(connection)) != told:
+        if (now := carrier(connection)) != told:
             reporter.tell("over", interface=now)
             told = now
         await asyncio.sleep(INTERVAL)
-
-
-def _interface(connection: whimbrel.Connection) -> str | None:
-    """The network in use: where the kernel chooses, its choice now."""
-    path = connection.path
-    if path.interface is not None:
-        return path.interface
-    route = route_to(path.remote[0])
-    return None if route is None else route.interface
 
 
 if __name__ == "__main__":
