@@ -20,9 +20,9 @@ from whimbrel._config import Limits, Migration
 from whimbrel._connection import Connection
 from whimbrel._errors import ConnectFailed, ConnectTimeout, HandshakeFailed, address_text, connect_error
 from whimbrel._loop import Pump
+from whimbrel._machine import here
 from whimbrel._qlog import qlog_place
 from whimbrel._tls import StrPath, identity, trust_roots
-from whimbrel.network import route_to
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -303,13 +303,14 @@ class _Connect:
             ConnectFailed: no network leads there, or no socket can be had.
         """
         sockets = "pinned" if self._migration is None else self._migration.sockets
-        route = route_to(address[0])
+        machine = here.get()
+        route = machine.route_to(address[0])
         if route is None:
             text = "no network leads there"
             if address_text(address) != self._peer:
                 text = f"no network leads to {address[0]}"
             raise ConnectFailed(text, peer=self._peer)
-        endpoint = _core.Endpoint.client(self._config)
+        endpoint = machine.client_endpoint(self._config)
         try:
             core = endpoint.connect(address, self._name, sockets, (route.index, route.source))
         except OSError as error:
@@ -332,12 +333,10 @@ class _Connect:
         """Hand the connection to the driver, on whose thread it is watched from now on."""
         if self._migration is None:
             return
-        from whimbrel._driver import driver
-
         reference = weakref.ref(connection)
         report = functools.partial(_pass_on, connection._loop, reference)
         core, endpoint = connection._core, connection._pump.endpoint
-        connection._attach(driver.attach(endpoint, core, self._peer, self._migration, report))
+        connection._attach(here.get().attach(endpoint, core, self._peer, self._migration, report))
 
 
 def _pass_on(

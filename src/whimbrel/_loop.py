@@ -9,10 +9,10 @@ loop stays with it: another thread, or the child of a fork, is turned away.
 from __future__ import annotations
 
 import asyncio
-import time
 from threading import get_ident
 from typing import TYPE_CHECKING
 
+from whimbrel._machine import here
 from whimbrel._process import Listener, Resident, forked
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Pump(Resident):
         """Start to drive the endpoint from the running loop, until `stop`."""
         super().__init__(endpoint, listener)
         self.loop = asyncio.get_running_loop()
+        self._machine = here.get()
         self._thread = get_ident()
         self._descriptors = (endpoint.fileno(), endpoint.wake_fileno())
         self._timer: asyncio.TimerHandle | None = None
@@ -51,7 +52,7 @@ class Pump(Resident):
 
     def now(self) -> float:
         """The time on the clock of `time.monotonic`; a loop's own may be coarser."""
-        return time.monotonic()
+        return self._machine.now()
 
     def pump(self) -> None:
         """Move what is to be moved now, and tell who waits for it."""

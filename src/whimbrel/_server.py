@@ -17,6 +17,7 @@ from whimbrel._config import Limits
 from whimbrel._connection import Connection
 from whimbrel._errors import ConnectionLost, address_text
 from whimbrel._loop import Line, Pump
+from whimbrel._machine import here
 from whimbrel._qlog import qlog_folder
 from whimbrel._server_stats import ServerStats, server_stats
 from whimbrel._tls import StrPath, authorities, identity
@@ -268,7 +269,7 @@ class _Serve:
         self._port = port
         self._server: Server | None = None
         self._listen_on = functools.partial(
-            _core.Endpoint.server,
+            here.get().server_endpoint,
             connected=sockets == "connected",
             retry=retry,
             max_connections=limits.max_connections,

@@ -147,9 +147,9 @@ async def test_an_answer_of_one_address_is_not_waited_over(
 
 
 async def test_no_route(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    from whimbrel import _client
+    from whimbrel import _machine
 
-    monkeypatch.setattr(_client, "route_to", lambda _: None)
+    monkeypatch.setattr(_machine, "route_to", lambda _: None)
     with pytest.raises(whimbrel.ConnectFailed, match=r"192\.0\.2\.1:443: no network leads there"):
         await whimbrel.connect("192.0.2.1", 443, alpn="test", verify=certificates.ca)
 
