@@ -18,6 +18,7 @@ COMMANDS = {
     "get": "download over HTTP/3, and keep downloading while the machine changes networks",
     "put": "upload over HTTP/3, and keep uploading while the machine changes networks",
     "serve": "serve a folder over HTTP/3, to clients that may move",
+    "doctor": "tell whether connections to a host can follow this machine between networks",
     "demo": "watch a download cross from 5G to Wi-Fi and back, in a laboratory on this machine",
     "watch": "print what happens to this machine's networks",
 }
