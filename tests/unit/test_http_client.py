@@ -178,6 +178,22 @@ async def test_a_server_may_answer_before_it_has_read_all() -> None:
         assert (response.status, await response.read()) == (413, b"too large")
 
 
+async def test_a_request_that_ends_after_its_response_is_forgotten() -> None:
+    go_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"some"
+        await go_on.wait()
+        yield b"more"
+
+    async with client_of(answering(200, b"enough")) as client:
+        response = await client.request("POST", "/", body=slow())
+        assert await response.read() == b"enough"
+        go_on.set()
+        await settled()
+        assert client._responses == {}
+
+
 # Caddy answers small requests so fast that its STOP_SENDING, "no more is needed", may come between the request's last
 # byte and its FIN. One download in a hundred failed on a busy machine.
 @pytest.mark.parametrize("body", [None, b"some"])

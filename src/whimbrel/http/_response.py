@@ -154,7 +154,7 @@ class Response(AsyncIterator[bytes]):
             raise self._lost_error(lost) from None
         if not self._sent:
             self._upload = asyncio.create_task(self._send_content(content, trailers), name="whimbrel-upload")
-            self._upload.add_done_callback(_retrieve)
+            self._upload.add_done_callback(self._uploaded)
 
     async def _receive_headers(self) -> None:
         while not self.status:
@@ -205,6 +205,13 @@ class Response(AsyncIterator[bytes]):
             self._sent = True
         except StreamStopped as stopped:
             self._stopped(stopped.code)
+
+    def _uploaded(self, upload: asyncio.Task[None]) -> None:
+        if not upload.cancelled() and (error := upload.exception()) is not None:
+            _log.debug("an upload ended early: %r", error)
+        # The response was there first, and whoever read it need not close it.
+        if self._ended and self._sent:
+            self._done()
 
     def _stopped(self, code: int) -> None:
         # RFC 9114 §4.1: servers may answer without the rest, be it no more than the FIN. Whether all is
@@ -301,8 +308,3 @@ class Response(AsyncIterator[bytes]):
         if not self._closed:
             self._closed = True
             self._owner.stream_done(self._stream.id)
-
-
-def _retrieve(upload: asyncio.Task[None]) -> None:
-    if not upload.cancelled() and (error := upload.exception()) is not None:
-        _log.debug("an upload ended early: %r", error)
