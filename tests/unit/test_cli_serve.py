@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import ipaddress
 import os
 import stat
+import threading
 from email.utils import formatdate
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from whimbrel.cli._static_rules import (
     judge,
     segments,
 )
+from whimbrel.cli._uploads import _in_thread
 from whimbrel.http import Headers
 
 NOW = Validators('"now"', 1_000_000)
@@ -349,3 +352,26 @@ def test_a_port_is_a_number(port: str, capfd: pytest.CaptureFixture[str]) -> Non
         cli.main(["serve", ".", "--port", port])
     assert exited.value.code == 2
     assert "is no port" in capfd.readouterr().err
+
+
+async def test_a_write_is_over_however_often_its_upload_is_cancelled() -> None:
+    began, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    over = False
+
+    def write(descriptor: int, batch: list[bytes]) -> None:
+        nonlocal over
+        loop.call_soon_threadsafe(began.set)
+        assert go_on.wait(30)
+        over = True
+
+    task = asyncio.create_task(_in_thread(write, -1, []))
+    await began.wait()
+    for _ in range(2):
+        task.cancel()
+        await asyncio.wait([task], timeout=0)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert over

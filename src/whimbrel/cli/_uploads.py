@@ -171,13 +171,19 @@ class _Upload:
 
 
 async def _in_thread(write: Callable[[int, list[bytes]], None], descriptor: int, batch: list[bytes]) -> None:
-    """Cancelled or not, the thread is done when this returns: the descriptor is about to be closed."""
+    """However often it is cancelled, the thread is done when this returns: the descriptor is about to be closed."""
     writing = asyncio.get_running_loop().run_in_executor(None, write, descriptor, batch)
-    try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        await asyncio.wait([writing])
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not writing.done():
+        try:
+            await asyncio.wait([writing])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    failed = writing.exception()
+    if cancelled is not None:
+        raise cancelled
+    if failed is not None:
+        raise failed
 
 
 def _wanted_digest(headers: Headers) -> bytes | None:
