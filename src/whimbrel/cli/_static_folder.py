@@ -56,10 +56,15 @@ class Folder:
             Refused: there is nothing, or it may not be read, lies elsewhere, or is neither file nor folder.
         """
         try:
-            descriptor = self._open(names)
+            root = os.path.realpath(self.path, strict=True)
+            descriptor = _opened(os.path.join(root, *names))  # noqa: PTH118 - names may be no text
         except OSError as error:
             raise _refusal(error) from None
         try:
+            # Of what is open now, nobody can change where it lies between this question and the reading.
+            real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
+            if real != root and not real.startswith(root.rstrip("/") + "/"):
+                raise Refused(403, "a symbolic link that leads out of the folder")
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
                 raise Refused(403, "neither a file nor a folder")
@@ -67,20 +72,13 @@ class Folder:
         finally:
             os.close(descriptor)
 
-    def _open(self, names: Sequence[str]) -> int:
-        root = os.path.realpath(self.path, strict=True)
-        path = os.path.join(root, *names)  # noqa: PTH118 - names may be no text
-        # Asked first, since opening alone does something to some devices; O_NONBLOCK, lest a pipe be waited for.
-        mode = os.stat(path).st_mode  # noqa: PTH116
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise Refused(403, "neither a file nor a folder")
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        # Of what is open now, nobody can change where it lies between this question and the reading.
-        real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
-        if real != root and not real.startswith(root.rstrip("/") + "/"):
-            os.close(descriptor)
-            raise Refused(403, "a symbolic link that leads out of the folder")
-        return descriptor
+
+def _opened(path: str) -> int:
+    # Asked first, since opening alone does something to some devices; O_NONBLOCK, lest a pipe be waited for.
+    mode = os.stat(path).st_mode  # noqa: PTH116
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise Refused(403, "neither a file nor a folder")
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def _refusal(error: OSError) -> Refused:
