@@ -40,14 +40,16 @@ class Session:
         self.connection = connection
         self._peer = peer
         self._control: dict[int, SendStream] = {}
-        self._control_wanted = asyncio.Event()
+        self._control_waiting: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: ConnectionFailed | None = None
         self._closed = False
 
     def control_ready(self) -> None:
         """The HTTP layer may have bytes for the control streams."""
-        self._control_wanted.set()
+        # Mostly it has none, and nobody is woken: this is asked after each read.
+        for waiting in self.http3.take_control():
+            self._control_waiting.put_nowait(waiting)
 
     def connection_failed(self, event: ConnectionFailed) -> None:
         """The peer broke a rule of the connection: close it, and say why."""
@@ -86,8 +88,9 @@ class Session:
             is_client=is_client,
             peer_takes_datagrams=lambda: self.connection.max_datagram_size > 0,
         )
-        await self._flush_control()
-        self._spawn(self._write_control)
+        for waiting in self.http3.take_control():
+            await self._write_control(*waiting)
+        self._spawn(self._write_all_control)
 
     async def _stop(self) -> None:
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
@@ -95,17 +98,15 @@ class Session:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _write_control(self) -> None:
-        while await self._control_wanted.wait():
-            self._control_wanted.clear()
-            await self._flush_control()
+    async def _write_all_control(self) -> None:
+        while True:
+            await self._write_control(*await self._control_waiting.get())
 
-    async def _flush_control(self) -> None:
-        for stream, data in self.http3.take_control():
-            try:
-                await self._control[stream].write(data)
-            except StreamStopped as stopped:
-                self._apply(self.http3.stop_received(stream, stopped.code))
+    async def _write_control(self, stream: int, data: bytes) -> None:
+        try:
+            await self._control[stream].write(data)
+        except StreamStopped as stopped:
+            self._apply(self.http3.stop_received(stream, stopped.code))
 
     async def _accept(self) -> None:
         while True:
