@@ -187,7 +187,9 @@ class Request(AsyncIterator[bytes]):
             content = content if isinstance(content, bytes) else bytes(content)
         elif not isinstance(content, FilePart | AsyncIterable):
             content = whole_file(content) or _read_all(content)
-        length = len(content) if isinstance(content, bytes) else getattr(content, "length", None)
+        length = len(content) if isinstance(content, bytes) else None
+        if isinstance(content, FilePart):
+            length = content.length
         if length is not None and "content-length" not in fields and status not in _WITHOUT_CONTENT:
             fields = Headers([*fields.fields(), ("content-length", str(length))])
         head = self._head(status, fields)

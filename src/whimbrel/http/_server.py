@@ -91,7 +91,6 @@ class Server:
         self._handler = handler
         self._max_requests = max_requests
         self._sessions: set[ServerSession] = set()
-        self._closing = False
         self._quic: whimbrel.Server
 
     @property
@@ -118,7 +117,6 @@ class Server:
         Args:
             drain: seconds to wait for answers; what is not answered then is given up.
         """
-        self._closing = True
         leaving = [asyncio.create_task(session.leave(drain)) for session in self._sessions]
         try:
             await self._quic.close(drain=drain if self._sessions else 0.0)
