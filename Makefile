@@ -25,7 +25,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 		printf '%-14s %s\n' "$$name" "$$text"; done
 
-demo: build ## a download crosses from 5G to WiFi and back, live (ARGS="--scenario hard-cut --json out.json")
+demo: build ## a download crosses from 5G to Wi-Fi and back, live (ARGS="--scenario hard-cut --json out.json")
 	@$(BIN)/whimbrel demo $(ARGS)
 
 test: build peers $(if $(ARGS),,test-rust wheel-check) ## all tests, or those named in ARGS (as for pytest)

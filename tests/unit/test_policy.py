@@ -208,7 +208,7 @@ def test_a_refused_path_with_only_failed_networks_left_asks_those_again_at_once(
     journey = Journey(CELLULAR, CELLULAR, WIFI)
     journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
     journey.at(0.6, MoveRequested(WIFI))
-    journey.run(1.9)  # WiFi does not answer.
+    journey.run(1.9)  # Wi-Fi does not answer.
     journey.at(1.9, heard=1.9, due=True)
     assert journey.at(1.95, SendFailed(CELLULAR, errno.ENODEV)) == [Probe(WIFI)]
 
@@ -224,7 +224,7 @@ def test_a_refused_path_is_left_for_a_network_that_did_not_fail_a_moment_ago() -
     journey = Journey(CELLULAR, CELLULAR, WIFI, CABLE)
     journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
     journey.at(0.6, MoveRequested(WIFI))
-    journey.run(1.9)  # WiFi does not answer.
+    journey.run(1.9)  # Wi-Fi does not answer.
     assert journey.at(1.95, SendFailed(CELLULAR, errno.ENODEV)) == [Migrate(CABLE, "dead")]
 
 
@@ -504,7 +504,7 @@ def test_a_path_that_falls_silent_ends_the_pauses_of_the_others() -> None:
     journey = Journey(CELLULAR, CELLULAR, WIFI)
     journey.at(0.1, ProbeAnswered(CELLULAR, 0.04))
     journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
-    journey.run(100.0)  # WiFi carries nothing: the pauses have grown to most of a minute.
+    journey.run(100.0)  # Wi-Fi carries nothing: the pauses have grown to most of a minute.
     journey.at(100.0, due=True)
     journey.run(100.5)
     assert journey.times(Probe)[-1] > 100.0
