@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 from whimbrel import _core
 from whimbrel._config import Limits, Migration
 from whimbrel._connection import Connection
-from whimbrel._errors import ConnectFailed, ConnectTimeout, HandshakeFailed, address_text, connect_error
+from whimbrel._errors import ConnectFailed, ConnectionLost, ConnectTimeout, HandshakeFailed, address_text, connect_error
 from whimbrel._loop import Pump
 from whimbrel._machine import here
 from whimbrel._qlog import qlog_place
 from whimbrel._tls import StrPath, identity, trust_roots
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from types import TracebackType
 
     from whimbrel._connection_base import ConnectionBase
@@ -183,7 +183,7 @@ class _Connect:
                 raise
             raise ConnectTimeout(self._what_was_tried(tried), peer=self._peer) from None
         try:
-            self._look_after(connection)
+            self._look_after(connection, functools.partial(_pass_on, connection._loop, weakref.ref(connection)))
         except BaseException:
             connection._close_now(0, "")
             raise
@@ -329,25 +329,29 @@ class _Connect:
         if not connection._established:
             connection._core.bound_handshake(max(0.0, seconds), self._what_was_tried(tried))
 
-    def _look_after(self, connection: Connection) -> None:
-        """Hand the connection to the driver, on whose thread it is watched from now on."""
+    def _look_after(self, connection: ConnectionBase, report: Callable[[PathChange | ConnectionLost], None]) -> None:
+        """Hand the connection to the driver, on whose thread it is watched from now on.
+
+        Args:
+            connection: which one.
+            report: brings the driver's news to it; called on that thread. Must not refer to the connection.
+        """
         if self._migration is None:
             return
-        reference = weakref.ref(connection)
-        report = functools.partial(_pass_on, connection._loop, reference)
         core, endpoint = connection._core, connection._pump.endpoint
         connection._attach(here.get().attach(endpoint, core, self._peer, self._migration, report))
 
 
 def _pass_on(
-    loop: asyncio.AbstractEventLoop, reference: weakref.ref[Connection], event: PathChange | Exception
+    loop: asyncio.AbstractEventLoop, reference: weakref.ref[ConnectionBase], event: PathChange | ConnectionLost
 ) -> None:
     """Bring the driver's news from its thread to the connection's loop."""
     with contextlib.suppress(RuntimeError):  # The loop is closed: nobody is left to be told.
-        loop.call_soon_threadsafe(_tell, reference, event)
+        loop.call_soon_threadsafe(report_to, reference, event)
 
 
-def _tell(reference: weakref.ref[Connection], event: PathChange | Exception) -> None:
+def report_to(reference: weakref.ref[ConnectionBase], event: PathChange | ConnectionLost) -> None:
+    """Bring the driver's news to a connection, if it is there still."""
     connection = reference()
     if connection is not None:
         connection._report(event)

@@ -104,18 +104,20 @@ class Connection(ConnectionBase):
             ConnectionLost: the connection ended.
         """
         attachment = self._movable()
+        moving = attachment.request_move(interface)
         deadline = asyncio.timeout(timeout)
         try:
             async with deadline:
-                self._path = await asyncio.wrap_future(attachment.request_move(interface), loop=self._loop)
+                self._path = await asyncio.wrap_future(moving, loop=self._loop)
         except asyncio.CancelledError:
-            attachment.cancel_move()
+            attachment.cancel_move(moving)
             raise
         except TimeoutError:
-            if not deadline.expired():
-                raise
-            attachment.cancel_move()
+            attachment.cancel_move(moving)
             raise NoAnswer(f"no answer within {timeout:g} s", peer=self.peer, path=self._path) from None
+        except ConnectionLost:
+            await self.wait_closed()  # The news of it, with the reason, may still be on the way to this loop.
+            raise self._error() from None
         return self._path
 
     async def wait_handshake(self) -> None:

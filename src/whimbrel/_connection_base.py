@@ -51,9 +51,9 @@ class Attachment(Protocol):
     """What the driver gives for a connection that it looks after."""
 
     def request_move(self, interface: str | None) -> concurrent.futures.Future[Path]:
-        """Ask for a move; the future fails with a `MigrationError`."""
+        """Ask for a move; the future fails with a `MigrationError`, or, once the connection is over, ConnectionLost."""
 
-    def cancel_move(self) -> None:
+    def cancel_move(self, moving: concurrent.futures.Future[Path]) -> None:
         """Forget the move that was asked for."""
 
     def detach(self) -> None:
@@ -353,14 +353,14 @@ class ConnectionBase:
         elif kind == _core.MOVED:
             self._peer_moved(value)
 
-    def _report(self, event: PathChange | Exception) -> None:
+    def _report(self, event: PathChange | ConnectionLost) -> None:
         """What the driver says: a change of the path, or what it ended the connection with."""
         if self._lost is not None:
             return
-        if not isinstance(event, Exception):
+        if not isinstance(event, ConnectionLost):
             self._tell(event)
             return
-        self._fatal = event if isinstance(event, ConnectionLost) else ConnectionLost(str(event), peer=self.peer)
+        self._fatal = event
         self._close_now(0, "")
 
     def _farewell(self) -> None:
@@ -529,10 +529,7 @@ class ConnectionBase:
     def _error(self) -> WhimbrelError:
         """A new exception for each who asks, so that their tracebacks stay apart."""
         if self._fatal is not None:
-            fatal = self._fatal
-            if fatal.args:
-                return type(fatal)(*fatal.args, peer=self.peer, path=self._path)
-            return type(fatal)(peer=self.peer, path=self._path)
+            return type(self._fatal)(*self._fatal.args, peer=self.peer, path=self._path)
         assert self._lost is not None, "asked for the reason of an end that has not come"
         if self.is_client and self._is_failed_handshake(self._lost):
             return connect_error(self._lost, peer=self.peer, name=self._name, path=self._path)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from whimbrel import _core
     from whimbrel._config import Migration
+    from whimbrel._errors import ConnectionLost
     from whimbrel._events import PathChange
     from whimbrel._machine import ProbeWire
     from whimbrel._path import Path
@@ -48,15 +49,15 @@ class Attachment:
     def request_move(self, interface: str | None) -> concurrent.futures.Future[Path]:
         """Ask for a move to that interface, or to the kernel's choice.
 
-        The future gives the new path, or fails with a `MigrationError`.
+        The future gives the new path, or fails with a `MigrationError`, or with ConnectionLost.
         """
         moving: concurrent.futures.Future[Path] = concurrent.futures.Future()
         self._driver.call(lambda now: self._steering.request_move(interface, moving, now))
         return moving
 
-    def cancel_move(self) -> None:
+    def cancel_move(self, moving: concurrent.futures.Future[Path]) -> None:
         """Forget the move that was asked for."""
-        self._driver.call(self._steering.cancel_move)
+        self._driver.call(lambda now: self._steering.cancel_move(moving, now))
 
     def detach(self) -> None:
         """Steer it no more. When this returns, its core is not called again."""
@@ -80,7 +81,7 @@ class Driver:
         core: _core.Connection,
         peer: str,
         settings: Migration,
-        report: Callable[[PathChange | Exception], None],
+        report: Callable[[PathChange | ConnectionLost], None],
     ) -> Attachment:
         """Steer a connection from now on. `report` is called on the control thread, and must not wait.
 
@@ -98,6 +99,8 @@ class Driver:
         with self._lock:
             if self._thread is not None:
                 self._thread.control.post(act)
+            else:
+                act(THIS_MACHINE.now())  # The connection that it is about is over, and answers so.
 
     def release(self, steering: Steering) -> None:
         """Forget a connection. The thread ends with its last one."""

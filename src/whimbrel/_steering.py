@@ -12,14 +12,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 from whimbrel import _core
-from whimbrel._errors import (
-    ConnectionIdsExhausted,
-    MigrationDisabled,
-    MigrationError,
-    NoAnswer,
-    NoRoute,
-    OutageTimeout,
-)
+from whimbrel._errors import ConnectionLost, MigrationError, OutageTimeout, migration_error
 from whimbrel._events import (
     NetworkLost,
     NetworkRestored,
@@ -73,9 +66,6 @@ PROBES_KEPT: Final = 32
 """Questions whose answers are still awaited."""
 SERVERS_KEPT: Final = 256
 
-_REFUSALS: Final[dict[str, type[MigrationError]]] = {
-    error.slug: error for error in (MigrationDisabled, NoRoute, NoAnswer, ConnectionIdsExhausted)
-}
 _silent_servers: OrderedDict[tuple[str, int], None] = OrderedDict()
 """Servers that do not answer probes. To ask them again for each connection would cost a second each time."""
 
@@ -104,7 +94,7 @@ class Steering:
         peer: str,
         settings: Migration,
         surroundings: Surroundings,
-        report: Callable[[PathChange | Exception], None],
+        report: Callable[[PathChange | ConnectionLost], None],
         now: float,
         active: Route | None,
     ) -> None:
@@ -122,9 +112,11 @@ class Steering:
         self._confirmed = False
         self._looked = now
         self._asked: OrderedDict[bytes, tuple[ProbeDatagram, Route, float]] = OrderedDict()
+        self._probing: dict[str, Route] = {}
         self._control: tuple[Route, float, int] | None = None
         self._moving: concurrent.futures.Future[Path] | None = None
         self._events: deque[Event] = deque()
+        self._note_route()
         if self.remote in _silent_servers and active is not None:
             self._handle(ServerSilent(active), now)
 
@@ -178,10 +170,16 @@ class Steering:
         if self._control is not None and route == self._control[0]:
             self._control = None
         _silent_servers.pop(self.remote, None)
+        self._note_probed(route.interface, "probing_successful")
         self._handle(ProbeAnswered(route, now - sent), now)
 
     def request_move(self, interface: str | None, moving: concurrent.futures.Future[Path], now: float) -> None:
         """The application calls ``migrate()``; its future is resolved when the policy has decided."""
+        if not moving.set_running_or_notify_cancel():
+            return  # Nobody waits for it any more. From now on it is ours alone to resolve.
+        if self.over:
+            moving.set_exception(ConnectionLost(peer=self._peer))
+            return
         if self._moving is not None:
             moving.set_exception(MigrationError("another move is under way", peer=self._peer, path=self.path()))
             return
@@ -194,17 +192,18 @@ class Steering:
             return
         self._handle(MoveRequested(route), now)
 
-    def cancel_move(self, now: float) -> None:
-        """Nobody waits for that move any more."""
-        self._moving = None
-        if not self.over:
+    def cancel_move(self, moving: concurrent.futures.Future[Path], now: float) -> None:
+        """Nobody waits for that move any more. It may be decided, or was refused because another is under way."""
+        if moving is self._moving:
+            self._moving = None
             self._handle(MoveCancelled(), now)
 
     def end(self) -> None:
         """The connection is over, or nobody cares for it any more."""
         self.over = True
-        if self._moving is not None and not self._moving.done():
-            self._refuse("no-answer")
+        moving, self._moving = self._moving, None
+        if moving is not None:
+            moving.set_exception(ConnectionLost(peer=self._peer))
 
     def path(self) -> Path:
         """The path in use."""
@@ -247,6 +246,7 @@ class Steering:
         actions = self._policy.handle(event, facts, now)
         if self._settings.sockets == "unconnected":
             self._route = self._policy.active or self._route
+            self._note_route()
         if logger.isEnabledFor(logging.DEBUG) and actions:
             logger.debug("%s: %s -> %s", self._peer, event, actions)
         # The old path must not be used again between the clock's start and the move, so the move goes first.
@@ -257,6 +257,7 @@ class Steering:
     def _carry_out(self, action: Action, now: float) -> None:
         match action:
             case Probe(route):
+                self._note_probing(route)
                 self._probe(route, now)
             case ControlProbe(route):
                 self._control = (route, now, 0)
@@ -271,9 +272,9 @@ class Steering:
                 self._route = route
                 self._endpoint.hold(False)
             case Accepted():
-                if self._moving is not None and not self._moving.done():
-                    self._moving.set_result(self.path())
-                self._moving = None
+                moving, self._moving = self._moving, None
+                if moving is not None:
+                    moving.set_result(self.path())
             case Refuse(slug):
                 self._refuse(slug)
             case GiveUp():
@@ -308,9 +309,8 @@ class Steering:
 
     def _refuse(self, slug: str) -> None:
         moving, self._moving = self._moving, None
-        if moving is not None and not moving.done():
-            path = None if self.over else self.path()
-            moving.set_exception(_REFUSALS[slug](peer=self._peer, path=path))
+        if moving is not None:
+            moving.set_exception(migration_error(slug, peer=self._peer, path=self.path()))
 
     def _tell(self, change: PathChange) -> None:
         match change:
@@ -324,10 +324,28 @@ class Steering:
             case NetworkRestored(interface, outage):
                 logger.info("%s: %s leads there again, after %.1f s", self._peer, interface, outage)
             case PathRejected(interface, reason):
+                self._note_probed(interface, "probing_abandoned")
                 logger.info("%s: not moving to %s: %s", self._peer, interface, reason)
             case PathProbed(interface, rtt):
                 logger.debug("%s: the server answers over %s, in %.0f ms", self._peer, interface, rtt * 1000)
         self._report(change)
+
+    # What the qlog cannot know by itself ------------------------------------------------------------------------------
+
+    def _note_route(self) -> None:
+        if self._settings.sockets == "unconnected" and self._route is not None:
+            self._core.leaves_from(self._route.source)
+
+    def _note_probing(self, route: Route) -> None:
+        """Once for all the probes of one question."""
+        if self._probing.get(route.interface) != route:
+            self._probing[route.interface] = route
+            self._core.probing("probing_started", route.source)
+
+    def _note_probed(self, interface: str, state: str) -> None:
+        route = self._probing.pop(interface, None)
+        if route is not None:
+            self._core.probing(state, route.source)
 
     # Probes -----------------------------------------------------------------------------------------------------------
 

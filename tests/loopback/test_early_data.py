@@ -493,3 +493,30 @@ async def test_early_connections_follow_the_network_like_others(certificates: Ce
             path = await connection.migrate(timeout=5)
             assert path.interface == "lo"
             assert await say(connection) == b"hello"
+
+
+async def test_who_gives_up_a_move_leaves_that_of_another_task_alone(certificates: Certificates) -> None:
+    async with serve(certificates) as server, recorder(server) as between:
+        store = await acquainted(certificates, between.address)
+        async with whimbrel.connect(
+            *between.address, alpn=ALPN, verify=certificates.ca, sessions=store, early_data=True
+        ) as connection:
+            first = asyncio.create_task(connection.migrate())  # Nothing is decided before the handshake is complete.
+            await asyncio.sleep(0)
+            with pytest.raises(whimbrel.NoAnswer):
+                await connection.migrate(timeout=0)
+            assert await say(connection) == b"hello"
+            assert (await asyncio.wait_for(first, 10)).interface == "lo"
+
+
+async def test_a_move_ends_with_the_connection(certificates: Certificates) -> None:
+    async with serve(certificates) as server, recorder(server) as between:
+        store = await acquainted(certificates, between.address)
+        async with whimbrel.connect(
+            *between.address, alpn=ALPN, verify=certificates.ca, sessions=store, early_data=True
+        ) as connection:
+            moving = asyncio.create_task(connection.migrate())
+            await asyncio.sleep(0)
+            await connection.close()
+            with pytest.raises(whimbrel.ConnectionClosed):
+                await asyncio.wait_for(moving, 10)

@@ -17,14 +17,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from whimbrel import _client
-from whimbrel._client import STAGGER, addresses_of, all_failed, in_turns, literal_address
+from whimbrel._client import STAGGER, addresses_of, all_failed, in_turns, literal_address, report_to
 from whimbrel._errors import ConnectFailed, ConnectTimeout, HandshakeFailed, connect_error
 from whimbrel.sync._connection import Connection
 from whimbrel.sync._options import takes_what
 from whimbrel.sync._pump import Pump
 
 if TYPE_CHECKING:
-    from whimbrel._events import PathChange
     from whimbrel._path import Address
 
 
@@ -51,7 +50,7 @@ class _Dial:
         """The connection to the first address that answers."""
         try:
             connection = self._first_to_answer(self._look_up())
-            self._look_after(connection)
+            self._described._look_after(connection, functools.partial(report_to, weakref.ref(connection)))
             left = self._left()
             if left is not None:
                 self._described._bound(connection, left, self._tried)
@@ -147,26 +146,8 @@ class _Dial:
             raise error
         self._failures.append(error)
 
-    def _look_after(self, connection: Connection) -> None:
-        """Hand the connection to the driver, on whose thread it is watched from now on."""
-        migration = self._described._migration
-        if migration is None:
-            return
-        from whimbrel._driver import driver
-
-        report = functools.partial(_report, weakref.ref(connection))
-        core, endpoint = connection._core, connection._pump.endpoint
-        connection._attach(driver.attach(endpoint, core, self._described._peer, migration, report))
-
     def _left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def _too_late(self) -> ConnectTimeout:
         return ConnectTimeout(self._described._what_was_tried(self._tried), peer=self._described._peer)
-
-
-def _report(reference: weakref.ref[Connection], event: PathChange | Exception) -> None:
-    """Bring the driver's news to the connection. On the control thread: nothing there waits."""
-    connection = reference()
-    if connection is not None:
-        connection._report(event)

@@ -107,9 +107,12 @@ class Connection(ConnectionBase):
             self._path = decided.until(lambda: moving.result() if moving.done() else None, timeout)
         except TimeoutError:
             raise NoAnswer(f"no answer within {timeout:g} s", peer=self.peer, path=self._path) from None
+        except ConnectionLost:
+            self.wait_closed()  # The news of it, with the reason, may still be in the core.
+            raise self._error() from None
         finally:
             if not moving.done():
-                attachment.cancel_move()
+                attachment.cancel_move(moving)
         return self._path
 
     def wait_handshake(self, *, timeout: float | None = None) -> None:
