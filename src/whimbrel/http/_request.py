@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
 from email.utils import formatdate
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from whimbrel._errors import (
     LocalProtocolError,
@@ -27,7 +27,6 @@ from whimbrel.http._protocol import (
     ErrorCode,
     Event,
     HeadersReceived,
-    Http3,
     MessageEnded,
     MessageMalformed,
     RawHeaders,
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from whimbrel._connection import Connection
     from whimbrel._path import Address
     from whimbrel._stream import Stream
+    from whimbrel.http._session import Session
 
 Content: TypeAlias = bytes | bytearray | memoryview | AsyncIterable[bytes] | BinaryIO | FilePart
 """What an answer may carry: bytes, an asynchronous source of them, a file opened for reading in binary, or a part."""
@@ -53,17 +53,6 @@ class BodyTooShort(LocalProtocolError):
     """The content of an answer ended before the length that was announced; such as a file that somebody cut short."""
 
     slug = "body-too-short"
-
-
-class Owner(Protocol):
-    """What a request needs of its connection's server end."""
-
-    connection: Connection
-    http3: Http3
-
-    def control_ready(self) -> None: ...
-    def connection_failed(self, event: ConnectionFailed) -> None: ...
-    def failure(self) -> RemoteProtocolError | None: ...
 
 
 class Request(AsyncIterator[bytes]):
@@ -88,7 +77,7 @@ class Request(AsyncIterator[bytes]):
     bytes_sent: int
     """Content of the answer that was handed to the connection so far."""
 
-    def __init__(self, owner: Owner, stream: Stream) -> None:
+    def __init__(self, owner: Session, stream: Stream) -> None:
         """Made by the server only."""
         self.method = self.scheme = self.authority = self.target = ""
         self.headers = Headers()

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from whimbrel._errors import (
     ConnectionLost,
@@ -29,7 +29,6 @@ from whimbrel.http._protocol import (
     ErrorCode,
     Event,
     HeadersReceived,
-    Http3,
     MessageEnded,
     MessageMalformed,
     RawHeaders,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from whimbrel._stream import Stream
+    from whimbrel.http._client import Client
 
 READ_SIZE = 256 << 10
 """Bytes asked of the stream at once: large enough that the cost of asking vanishes."""
@@ -61,17 +61,6 @@ class RequestRejected(StreamError):
     advice = "send it again on a new connection"
 
 
-class Owner(Protocol):
-    """What a response needs of its client."""
-
-    http3: Http3
-
-    def control_ready(self) -> None: ...
-    def stream_done(self, stream: int) -> None: ...
-    def connection_failed(self, event: ConnectionFailed) -> None: ...
-    def failure(self) -> RemoteProtocolError | None: ...
-
-
 class Response(AsyncIterator[bytes]):
     """The answer to one request. Iterate over it for its content, as it comes; leave it by ``async with`` or `close`.
 
@@ -84,7 +73,7 @@ class Response(AsyncIterator[bytes]):
     trailers: Headers
     """Fields after the content; empty until that has ended."""
 
-    def __init__(self, owner: Owner, stream: Stream, method: str) -> None:
+    def __init__(self, owner: Client, stream: Stream, method: str) -> None:
         self.status = 0
         self.headers = Headers()
         self.trailers = Headers()
