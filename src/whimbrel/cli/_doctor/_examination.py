@@ -11,7 +11,7 @@ import contextlib
 import math
 import socket
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whimbrel import (
     AlpnMismatch,
@@ -320,10 +320,10 @@ class _Refusal(asyncio.DatagramProtocol):
     def __init__(self, closed: asyncio.Future[bool]) -> None:
         self._closed = closed
 
-    def datagram_received(self, data: bytes, addr: object) -> None:
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
         self._say(False)
 
-    def error_received(self, exc: OSError) -> None:
+    def error_received(self, exc: Exception) -> None:
         self._say(isinstance(exc, ConnectionRefusedError))
 
     def _say(self, closed: bool) -> None:

@@ -88,7 +88,7 @@ def _server(found: Findings) -> Iterator[str]:
             f"of which it gives {found.spare_connection_ids} to spare."
         )
     if found.idle_timeout is not None:
-        yield f"It gives up clients that it has not heard for {found.idle_timeout:g} s: a longer outage ends a connection."
+        yield f"It gives up who is not heard for {found.idle_timeout:g} s: a longer outage ends a connection."
     for address in found.preferred_address:
         yield f"It would rather be reached at {address_text(address)} (preferred_address). whimbrel does not go there."
 
