@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from whimbrel._errors import ConnectionClosed, LocalProtocolError, StreamReset, StreamStopped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from whimbrel._connection_base import ConnectionBase
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 # What `readuntil` may hold while it searches: asyncio.StreamReader's limit.
 LINE_LIMIT = 64 * 1024
@@ -152,40 +157,29 @@ class ReceivingHalf(Half):
 
     def _try_read(self, limit: int) -> bytes | None:
         """Ask the core. None: nothing yet; b"": the end."""
-        self._check_reader()
-        if self._stopped or self._reset_by_peer is not None:
-            raise self._unreadable()
-        if self._ended:
-            return b""
-        try:
-            data = self._core.read(self.id, limit)
-        except StreamReset as error:
-            self._reset_by_peer = error.code
-            raise self._unreadable() from None
-        if data is None:
-            if self._connection._lost is not None:
-                raise self._connection._error()
-        elif not data:
-            self._ended = True
-        return data
+        return self._ask(self._core.read, limit, b"")
 
     def _try_read_into(self, view: memoryview) -> int | None:
+        return self._ask(self._core.read_into, view, 0)
+
+    def _ask(self, read: Callable[[int, A], T | None], argument: A, end: T) -> T | None:
         self._check_reader()
         if self._stopped or self._reset_by_peer is not None:
             raise self._unreadable()
         if self._ended:
-            return 0
+            return end
+        lost = self._connection._lost  # Before we look: nothing comes after that, but another thread may just bring it.
         try:
-            count = self._core.read_into(self.id, view)
+            found = read(self.id, argument)
         except StreamReset as error:
             self._reset_by_peer = error.code
             raise self._unreadable() from None
-        if count is None:
-            if self._connection._lost is not None:
+        if found is None:
+            if lost is not None:
                 raise self._connection._error()
-        elif not count:
+        elif not found:
             self._ended = True
-        return count
+        return found
 
     def _take(self, n: int) -> bytes:
         buffer = self._buffer
