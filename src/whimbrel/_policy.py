@@ -539,9 +539,9 @@ class MigrationPolicy:
                 self._revive_after = now + self._revive_pause
                 self._revive_pause = min(REVIVAL[1], 2 * self._revive_pause)
                 return self._move(route, "restored", facts, now, proven=True)
-            case Probing(_, asked), ProbeAnswered(route, rtt) if any(a.route == route for a in asked):
+            case Probing(reason, asked), ProbeAnswered(route, rtt) if any(a.route == route for a in asked):
                 report: list[Action] = [Report(PathProbed(route.interface, rtt))]
-                return report + self._answered(route, facts, now)
+                return report + self._answered(route, reason, facts, now)
             case Probing(reason, asked), ProbeAnswered(route) if route == self.active:
                 # The control was answered: those who had their three probes are silent by themselves.
                 self._state = Probing(reason, tuple(replace(a, next=now) if a.sent == PROBES else a for a in asked))
@@ -577,20 +577,15 @@ class MigrationPolicy:
         self._pauses.pop(wanted, None)
         return []
 
-    def _answered(self, route: Route, facts: Facts, now: float) -> list[Action]:
-        match self._state:
-            case Probing("silent") if not self._suspect:
-                return []  # The active path was heard in the meantime.
-            case Probing("silent"):
-                return self._leave_silent(route, facts, now)
-            case Probing(reason):
-                return self._move_with_new_id(route, reason, True, facts, now)
-            case _:
-                return []
+    def _answered(self, route: Route, reason: Reason, facts: Facts, now: float) -> list[Action]:
+        if reason != "silent":
+            return self._move_with_new_id(route, reason, True, facts, now)
+        # Where not, the active path was heard in the meantime.
+        return self._leave_silent(route, facts, now) if self._suspect else []
 
     def _refused(self, facts: Facts, now: float) -> list[Action]:
         """Rule 2, by the kernel's word: interface, address or route is gone, and the news of it are still to come."""
-        # RFC 9000 §18.2 (rule 8), and rule 12: then the news decide, or nobody.
+        # RFC 9000 §18.2 (rule 8), or migrate() alone decides: then the news do, or nobody.
         if facts.peer_forbids or not self._settings.auto or self.active is None or self._suspect:
             return []
         others = self._others()
