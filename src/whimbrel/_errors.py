@@ -523,7 +523,6 @@ _CERTIFICATE_SIGNS = (
     ("notvalidforname", "wrong name"),
     ("revoked", "revoked"),
     ("badsignature", "bad signature"),
-    ("invalidpurpose", "wrong purpose"),
     ("purpose", "wrong purpose"),
     # A certificate that signs itself as an authority and stands in for a server: no chain to anything trusted.
     ("causedasendentity", "unknown issuer"),

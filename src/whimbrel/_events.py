@@ -26,6 +26,7 @@ class PathProbed:
 
     interface: str
     rtt: float
+    """Of the probe and its answer, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class PathMigrated:
 
 @dataclass(frozen=True, slots=True)
 class PathRejected:
-    """Another network was considered and not used: nothing came back over it."""
+    """Another network was considered and not used."""
 
     interface: str
     reason: Literal["no-answer", "no-route", "migration-disabled", "connection-ids-exhausted"]

@@ -213,7 +213,7 @@ class Server:
     def _close_now(self) -> None:
         if self._closed:
             return
-        self._stats = self.stats()
+        self.stats()
         self._closed = True
         self._close_connections()
         self._pump.stop()

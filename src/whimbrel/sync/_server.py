@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Self
 
 from whimbrel import _server
 from whimbrel._client import addresses_of, literal_address
-from whimbrel._errors import ConnectionLost, address_text
-from whimbrel._server import CLOSING, PARTING
+from whimbrel._errors import address_text
+from whimbrel._server import CLOSING, PARTING, is_loss
 from whimbrel._server_stats import ServerStats, server_stats
 from whimbrel.sync._connection import Connection
 from whimbrel.sync._options import takes_but_first_what
@@ -150,7 +150,7 @@ class Server:
             # It was let in a moment before, and its news waited.
             connection._close_now(0, CLOSING)
 
-    def greet(self, connection: Connection) -> None:
+    def _greet(self, connection: Connection) -> None:
         """A handshake is complete; called by the thread that pumps."""
         thread = threading.Thread(target=self._attend, args=(connection,), name=f"whimbrel {connection.peer}")
         thread.daemon = True
@@ -166,16 +166,13 @@ class Server:
         """One connection, on its own thread, from its handshake to its end."""
         try:
             self._handler(connection)
-        except ConnectionLost as error:
+        except Exception as error:
             # The peer went away while the handler was at it: the peer's business, unless the error is of another one.
-            if connection._lost is None:
+            if connection._lost is not None and is_loss(error):
+                logger.debug("%s", error)
+            else:
                 logger.exception("the handler of %s failed", connection.peer)
                 connection._close_now(1, "")
-            else:
-                logger.debug("%s", error)
-        except Exception:
-            logger.exception("the handler of %s failed", connection.peer)
-            connection._close_now(1, "")
         else:
             connection.close()
         finally:
@@ -247,4 +244,4 @@ def _release(server: weakref.ref[Server], pump: Pump, number: int) -> None:
 def _greet(server: weakref.ref[Server], connection: Connection) -> None:
     owner = server()
     if owner is not None:
-        owner.greet(connection)
+        owner._greet(connection)
