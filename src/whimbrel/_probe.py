@@ -38,7 +38,9 @@ class ProbeDatagram:
         ours, theirs = secrets.token_bytes(ID_LENGTH), secrets.token_bytes(ID_LENGTH)
         # Long header, fixed bit; the rest of the first byte is the version's own business (RFC 8999 §5.1).
         header = bytes([0xC0]) + VERSION + bytes([ID_LENGTH]) + theirs + bytes([ID_LENGTH]) + ours
-        return cls(header + secrets.token_bytes(SIZE - len(header)), ours, theirs)
+        # Zeros, which are an empty token and an empty payload to a server that reads on by the rules of its own version
+        # before it looks at this one's: aioquic does, and drops what makes no sense to it.
+        return cls(header.ljust(SIZE, b"\0"), ours, theirs)
 
     def is_answered_by(self, datagram: bytes) -> bool:
         """Whether this is Version Negotiation in answer to it (RFC 8999 §6): the IDs come back, exchanged."""
