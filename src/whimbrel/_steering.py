@@ -112,9 +112,11 @@ class Steering:
         self._confirmed = False
         self._looked = now
         self._asked: OrderedDict[bytes, tuple[ProbeDatagram, Route, float]] = OrderedDict()
+        self._probing: dict[str, Route] = {}
         self._control: tuple[Route, float, int] | None = None
         self._moving: concurrent.futures.Future[Path] | None = None
         self._events: deque[Event] = deque()
+        self._note_route()
         if self.remote in _silent_servers and active is not None:
             self._handle(ServerSilent(active), now)
 
@@ -168,6 +170,7 @@ class Steering:
         if self._control is not None and route == self._control[0]:
             self._control = None
         _silent_servers.pop(self.remote, None)
+        self._note_probed(route.interface, "probing_successful")
         self._handle(ProbeAnswered(route, now - sent), now)
 
     def request_move(self, interface: str | None, moving: concurrent.futures.Future[Path], now: float) -> None:
@@ -243,6 +246,7 @@ class Steering:
         actions = self._policy.handle(event, facts, now)
         if self._settings.sockets == "unconnected":
             self._route = self._policy.active or self._route
+            self._note_route()
         if logger.isEnabledFor(logging.DEBUG) and actions:
             logger.debug("%s: %s -> %s", self._peer, event, actions)
         # The old path must not be used again between the clock's start and the move, so the move goes first.
@@ -253,6 +257,7 @@ class Steering:
     def _carry_out(self, action: Action, now: float) -> None:
         match action:
             case Probe(route):
+                self._note_probing(route)
                 self._probe(route, now)
             case ControlProbe(route):
                 self._control = (route, now, 0)
@@ -319,10 +324,28 @@ class Steering:
             case NetworkRestored(interface, outage):
                 logger.info("%s: %s leads there again, after %.1f s", self._peer, interface, outage)
             case PathRejected(interface, reason):
+                self._note_probed(interface, "probing_abandoned")
                 logger.info("%s: not moving to %s: %s", self._peer, interface, reason)
             case PathProbed(interface, rtt):
                 logger.debug("%s: the server answers over %s, in %.0f ms", self._peer, interface, rtt * 1000)
         self._report(change)
+
+    # What the qlog cannot know by itself ------------------------------------------------------------------------------
+
+    def _note_route(self) -> None:
+        if self._settings.sockets == "unconnected" and self._route is not None:
+            self._core.leaves_from(self._route.source)
+
+    def _note_probing(self, route: Route) -> None:
+        """Once for all the probes of one question."""
+        if self._probing.get(route.interface) != route:
+            self._probing[route.interface] = route
+            self._core.probing("probing_started", route.source)
+
+    def _note_probed(self, interface: str, state: str) -> None:
+        route = self._probing.pop(interface, None)
+        if route is not None:
+            self._core.probing(state, route.source)
 
     # Probes -----------------------------------------------------------------------------------------------------------
 

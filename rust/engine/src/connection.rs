@@ -18,7 +18,7 @@ use crate::{
     ids::SpareIds,
     news::{Kind, News},
     peer_path::{Move, PeerPath},
-    qlog::Log,
+    qlog::{Ends, Log},
     tally::Standing,
     tls::Handshake,
 };
@@ -141,7 +141,7 @@ pub struct Connection {
     confirmed: bool,
     /// When the handshake must be complete, and what to say if not.
     bound: Option<(Instant, String)>,
-    log: Option<Log>,
+    pub(crate) log: Option<Log>,
 }
 
 impl Connection {
@@ -186,18 +186,40 @@ impl Connection {
 
     /// Packets leave from another local address from now on: the next of the peer's connection IDs, a PING, and
     /// congestion control, RTT and MTU afresh (RFC 9000 §9.4, §9.5). `false`: no connection ID was left to change to.
-    pub fn path_moved(&mut self, now: Instant) -> bool {
+    /// `local` is the new address of ours, as far as it is known.
+    pub fn path_moved(&mut self, local: Option<SocketAddr>, now: Instant) -> bool {
         self.note_rtt();
         self.moves += 1;
         let fresh = self.take_id();
         self.proto.local_address_changed();
         self.proto.path_changed(now);
         if let Some(log) = &self.log {
-            log.path_assigned(self.proto.remote_address(), now);
+            log.moved_to(Ends { local, remote: self.proto.remote_address() }, now);
         }
         self.heard = f64::NEG_INFINITY;
         self.listening = true;
         fresh
+    }
+
+    /// Of the log: what is known of the path that it has begun on.
+    pub fn begins_from(&self, local: Option<SocketAddr>, now: Instant) {
+        if let Some(log) = &self.log {
+            log.found_at(Ends { local, remote: self.proto.remote_address() }, now);
+        }
+    }
+
+    /// Of the log: packets leave from this address of ours, which the kernel has chosen.
+    pub fn leaves_from(&self, ip: IpAddr, now: Instant) {
+        if let Some(log) = &self.log {
+            log.leaves_from(ip, now);
+        }
+    }
+
+    /// Of the log: how far a path from this address of ours has been probed.
+    pub fn probing(&self, state: &str, local: IpAddr, now: Instant) {
+        if let Some(log) = &self.log {
+            log.probing(state, local, now);
+        }
     }
 
     /// Ask for an answer (PING), and for news of the first packet that comes.
@@ -249,7 +271,7 @@ impl Connection {
 
     /// The peer's address may have changed with a datagram that came at `at` (the caller's seconds). The engine has taken
     /// the next of its connection IDs then, if there was one (RFC 9000 §9.5). Whether it has.
-    pub(crate) fn follow_peer(&mut self, source: SocketAddr, at: f64, news: &mut VecDeque<News>) -> bool {
+    pub(crate) fn follow_peer(&mut self, source: SocketAddr, at: f64, now: Instant, news: &mut VecDeque<News>) -> bool {
         let remote = self.proto.remote_address();
         let (before, responses) = (self.peer.remote(), self.proto.stats().frame_rx.path_response);
         if self.peer.moved_to(remote, responses) {
@@ -260,17 +282,23 @@ impl Connection {
             return true;
         }
         if self.peer.heard_from(source, responses) {
+            if let Some(log) = &self.log {
+                log.proven(now);
+            }
             news.push_back(News { connection: self.number, kind: Kind::Proven, value: 0 });
         }
         false
     }
 
     /// The engine returns to the previous address when the new one is not proven in time (§9.3.2). Whether it did.
-    pub(crate) fn follow_return(&mut self) -> bool {
+    pub(crate) fn follow_return(&mut self, now: Instant) -> bool {
         if !self.peer.returned_to(self.proto.remote_address()) {
             return false;
         }
         self.allowance.returned();
+        if let Some(log) = &self.log {
+            log.returned(self.proto.remote_address(), now);
+        }
         let linkable = !self.take_id();
         // It goes on with the connection ID that was seen on the other path; and it runs no probe timeout for what it
         // sent into the void, which an acknowledgement of the PING that this brings makes good.
@@ -314,7 +342,10 @@ impl Connection {
     }
 
     /// An authenticated packet came over the active path at `at` (the caller's seconds).
-    pub(crate) fn heard(&mut self, at: f64, news: &mut VecDeque<News>) {
+    pub(crate) fn heard(&mut self, at: f64, now: Instant, news: &mut VecDeque<News>) {
+        if let Some(log) = self.log.as_ref().filter(|_| self.proto.side().is_client()) {
+            log.proven(now);
+        }
         self.heard = at;
         if std::mem::take(&mut self.listening) {
             news.push_back(News { connection: self.number, kind: Kind::Heard, value: 0 });

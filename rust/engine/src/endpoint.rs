@@ -16,7 +16,7 @@ use crate::{
     connection::Connection,
     former_ids::{FormerIds, short_id},
     news::{Kind, News},
-    qlog::Log,
+    qlog::{Came, Ends, Log},
     tally::{Dropped, Standing, Tally},
 };
 
@@ -145,6 +145,13 @@ impl Endpoint {
         Ok(self.adopt(handle, connection, log))
     }
 
+    /// The clock that `now` is read from has stood still for so long.
+    pub fn stood_still(&self, duration: Duration) {
+        for log in self.connections.values().filter_map(|connection| connection.log.as_ref()) {
+            log.stood_still(duration);
+        }
+    }
+
     fn adopt(&mut self, handle: ConnectionHandle, connection: quinn_proto::Connection, log: Option<Log>) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
@@ -160,7 +167,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         datagram: Datagram<'_>,
-        active: impl FnOnce(u64) -> bool,
+        active: impl Fn(u64) -> bool,
         response: &mut Vec<u8>,
     ) -> Received {
         let Datagram { data, source, local, ecn, at } = datagram;
@@ -179,19 +186,28 @@ impl Endpoint {
                 if self.server.is_some() && connection.proto.is_handshaking() && source != connection.remote_address() {
                     return Received::default();
                 }
+                if let Some(log) = &connection.log {
+                    log.hold();
+                }
                 connection.proto.handle_event(event);
+                if let Some(log) = &connection.log {
+                    let addressed = short_id(data, self.id_length);
+                    let addressed = addressed.as_deref();
+                    let came = Came { length: data.len(), source, local, active: active(number), addressed };
+                    log.received(&came, connection.proto.remote_address(), now);
+                }
                 if self.server.is_some() {
                     if let Some(before) = short_id(data, self.id_length).and_then(|id| connection.addressed_as(id)) {
                         self.former.remember(before, now);
                     }
                     if !connection.peer.is_settled_at(connection.proto.remote_address()) {
-                        self.tally.moves += u64::from(connection.follow_peer(source, at, &mut self.news));
+                        self.tally.moves += u64::from(connection.follow_peer(source, at, now, &mut self.news));
                     }
                     connection.account_for(source, data);
                     connection.note_early_streams();
                 }
                 if look && connection.progress() != before && active(number) {
-                    connection.heard(at, &mut self.news);
+                    connection.heard(at, now, &mut self.news);
                 }
                 self.touch(number);
                 Received { connection: Some(number), ..Received::default() }
@@ -223,7 +239,7 @@ impl Endpoint {
         let forgeable = !incoming.remote_address_validated();
         let may_retry = forgeable && incoming.may_retry();
         let answer = match self.admission.judge(self.tally.standing, self.tally.forgeable, may_retry) {
-            Verdict::Accept => return self.accept(incoming, forgeable.then_some(length), now, response),
+            Verdict::Accept => return self.accept(incoming, length, forgeable, now, response),
             Verdict::Refuse => {
                 self.tally.refused += 1;
                 Some(self.proto.refuse(incoming, response))
@@ -236,27 +252,36 @@ impl Endpoint {
         Received { answer: answer.map(Transmit::from), ..Received::default() }
     }
 
-    /// `forgeable`: nobody has proven to be at the newcomer's address, from where so many bytes came.
+    /// `forgeable`: nobody has proven to be at the newcomer's address, from where `length` bytes came.
     fn accept(
         &mut self,
         incoming: Incoming,
-        forgeable: Option<usize>,
+        length: usize,
+        forgeable: bool,
         now: Instant,
         response: &mut Vec<u8>,
     ) -> Received {
         let source = incoming.remote_address();
         let own = self.server.as_ref().and_then(|server| server.for_connection(incoming.orig_dst_cid(), now));
         let (config, log) = own.unzip();
+        if let Some(log) = &log {
+            log.hold();
+        }
         match self.proto.accept(incoming, now, response, config) {
             Ok((handle, connection)) => {
+                let local = connection.local_ip().map(|ip| SocketAddr::new(ip, 0));
+                if let Some(log) = &log {
+                    log.found_at(Ends { local, remote: source }, now);
+                    log.received(&Came { length, source, local: None, active: true, addressed: None }, source, now);
+                }
                 let number = self.adopt(handle, connection, log);
-                let standing = Standing::Handshaking { forgeable: forgeable.is_some() };
+                let standing = Standing::Handshaking { forgeable };
                 self.tally.entered(standing);
                 self.newcomers.push_back((now + PATIENCE, number));
                 if let Some(connection) = self.connections.get_mut(&number) {
                     connection.note_early_streams();
                     connection.standing = standing;
-                    if let Some(length) = forgeable {
+                    if forgeable {
                         connection.allowance.knocked(source, length);
                     }
                 }
@@ -300,7 +325,7 @@ impl Endpoint {
                 connection.armed = None;
                 connection.expire(now, &mut self.news);
                 if self.server.is_some() {
-                    self.tally.moves += u64::from(connection.follow_return());
+                    self.tally.moves += u64::from(connection.follow_return(now));
                 }
                 self.touch(number);
             }
@@ -327,12 +352,19 @@ impl Endpoint {
     /// Up to `max` datagrams of one connection, written to `buffer`.
     pub fn transmit(&mut self, number: u64, now: Instant, max: usize, buffer: &mut Vec<u8>) -> Option<Transmit> {
         let connection = self.connections.get_mut(&number)?;
-        let transmit = connection.transmit(now, max, buffer)?;
+        if let Some(log) = &connection.log {
+            log.hold();
+        }
+        let transmit = connection.transmit(now, max, buffer);
+        let destination = transmit.as_ref().map(|transmit| transmit.destination);
         // The previous path is challenged with the connection ID that was in use there (RFC 9000 §9.3.3).
-        if transmit.destination == connection.proto.remote_address() {
+        if destination == Some(connection.proto.remote_address()) {
             connection.ids.sent(buffer);
         }
-        Some(transmit.into())
+        if let Some(log) = &connection.log {
+            log.sent(destination, connection.ids.in_use(), now);
+        }
+        transmit.map(Transmit::from)
     }
 
     /// The size that datagrams of this connection have now.

@@ -36,6 +36,11 @@ impl SpareIds {
         self.spare
     }
 
+    /// The one that packets carry, as far as one has shown it.
+    pub(crate) fn in_use(&self) -> Option<&[u8]> {
+        self.length.filter(|_| self.known).map(|length| &self.in_use[..length])
+    }
+
     /// The engine took the next one, or, with none left, did not.
     pub(crate) fn taken(&mut self) -> bool {
         let fresh = self.spare > 0 && self.length != Some(0);

@@ -61,15 +61,19 @@ impl Clock {
         if self.is_held() { None } else { Some(when.saturating_duration_since(self.now())) }
     }
 
-    pub fn hold(&mut self, held: bool) {
+    /// Stops it, or lets it go on; returns for how long it has stood still then.
+    pub fn hold(&mut self, held: bool) -> Duration {
         match (held, self.held_at) {
             (true, None) => self.held_at = Some(self.wall()),
             (false, Some(since)) => {
-                self.skipped += self.wall().duration_since(since);
+                let stood_still = self.wall().duration_since(since);
+                self.skipped += stood_still;
                 self.held_at = None;
+                return stood_still;
             }
             _ => {}
         }
+        Duration::ZERO
     }
 
     pub fn is_held(&self) -> bool {

@@ -22,7 +22,7 @@ use crate::{
     state::State,
     traffic::Traffic,
     waiting::Waiting,
-    wire::{Sockets, VirtualDatagram, VirtualSockets, Wire, any_address},
+    wire::{Sockets, VirtualDatagram, VirtualSockets, Wire, virtual_port},
 };
 
 /// A timer this close is worth waking the event loop for; the guard thread sees to later ones.
@@ -253,6 +253,8 @@ impl Pump {
         // In the other modes the kernel chooses, packet by packet or once for the socket.
         let pin = pin.filter(|_| sockets == Control::Pinned);
         state.paths.insert(number, ActivePath { socket: Some(socket), pin, ..ActivePath::default() });
+        let local = state.local_address(number);
+        state.engine.connection(number).into_iter().for_each(|connection| connection.begins_from(local, now));
         state.flush();
         self.leave(state);
         Ok(number)
@@ -291,6 +293,15 @@ impl Pump {
     /// Looks at a connection; nothing is sent.
     pub fn look<T>(&self, number: u64, look: impl FnOnce(&mut Connection) -> T) -> Option<T> {
         self.lock().engine.connection(number).map(look)
+    }
+
+    /// Has something written into a connection's log, if it has one.
+    pub fn note(&self, number: u64, note: impl FnOnce(&Connection, Instant)) {
+        let mut state = self.lock();
+        let now = state.clock.now();
+        if let Some(connection) = state.engine.connection(number) {
+            note(connection, now);
+        }
     }
 
     /// From now on packets leave by this interface and source address: the connection moves (RFC 9000 §9). With
@@ -333,7 +344,8 @@ impl Pump {
         // It carries the connection ID of the old path, and must not be seen on the new one (§9.5).
         state.blocked.retain(|_, blocked| blocked.number != number);
         let now = state.clock.now();
-        let fresh = state.engine.connection(number).ok_or_else(gone)?.path_moved(now);
+        let local = state.local_address(number);
+        let fresh = state.engine.connection(number).ok_or_else(gone)?.path_moved(local, now);
         state.engine.touch(number);
         state.flush();
         self.leave(state);
@@ -343,7 +355,8 @@ impl Pump {
     /// The engine's clock stands still, and nothing is sent, while there is no network.
     pub fn hold(&self, held: bool) {
         let mut state = self.lock();
-        state.clock.hold(held);
+        let stood_still = state.clock.hold(held);
+        state.engine.stood_still(stood_still);
         state.turn();
         self.leave(state);
     }
@@ -362,24 +375,7 @@ impl Pump {
     pub fn path(&self, number: u64) -> (u64, u64, Option<SocketAddr>, Option<Pin>) {
         let mut state = self.lock();
         let path = state.paths.get(number);
-        let connection = state.engine.connection(number);
-        let remote = connection.as_ref().map(|connection| connection.remote_address());
-        let reached = connection.and_then(|connection| connection.local_ip());
-        let bound = match &state.wire {
-            _ if state.closed => None,
-            Wire::Sockets(sockets) => path.socket.and_then(|socket| sockets.local_addr(socket)),
-            Wire::Virtual(sockets) => remote.map(any_address).map(|any| {
-                let socket = path.socket.unwrap_or(0);
-                SocketAddr::new(sockets.bound(socket).unwrap_or(any.ip()), virtual_port(socket))
-            }),
-        };
-        let local = bound.map(|mut address| {
-            // A server's socket hears all of the machine's addresses; its client knows one of them.
-            if let Some(ip) = path.pin.map(|pin| pin.source).or(reached) {
-                address.set_ip(ip);
-            }
-            address
-        });
+        let local = state.local_address(number);
         (path.moves, path.send_errors, local, path.pin)
     }
 
@@ -527,10 +523,6 @@ impl Drop for Pump {
     fn drop(&mut self) {
         guard::remove(self);
     }
-}
-
-fn virtual_port(socket: u64) -> u16 {
-    40_000 + (socket % 20_000) as u16
 }
 
 fn swap<A, B>((a, b): (A, B)) -> (B, A) {

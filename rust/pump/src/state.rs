@@ -17,7 +17,7 @@ use crate::{
     pump::Control,
     traffic::Traffic,
     waiting::Waiting,
-    wire::{Wire, any_address},
+    wire::{Wire, any_address, virtual_port},
 };
 
 /// Datagrams in one send: speed comes from large batches, and a UDP payload ends at 64 KiB.
@@ -269,6 +269,27 @@ impl State {
         }
         self.traffic.sent(transmit.size, transmit.segment);
         Ok(())
+    }
+
+    /// The address that packets of this connection leave from, as far as it is known.
+    pub(crate) fn local_address(&mut self, number: u64) -> Option<SocketAddr> {
+        let path = self.paths.get(number);
+        let connection = self.engine.connection(number);
+        let remote = connection.as_ref().map(|connection| connection.remote_address());
+        let reached = connection.and_then(|connection| connection.local_ip());
+        let mut address = match &self.wire {
+            _ if self.closed => None,
+            Wire::Sockets(sockets) => path.socket.and_then(|socket| sockets.local_addr(socket)),
+            Wire::Virtual(sockets) => remote.map(any_address).map(|any| {
+                let socket = path.socket.unwrap_or(0);
+                SocketAddr::new(sockets.bound(socket).unwrap_or(any.ip()), virtual_port(socket))
+            }),
+        }?;
+        // A server's socket hears all of the machine's addresses; its client knows one of them.
+        if let Some(ip) = path.pin.map(|pin| pin.source).or(reached) {
+            address.set_ip(ip);
+        }
+        Some(address)
     }
 
     // ── a server's sockets for one client each ──────────────────────────────────────────────────────────────────────

@@ -81,6 +81,10 @@ fn serves(address: Pin, wanted: Option<Pin>) -> bool {
     wanted.is_none_or(|pin| address.source == pin.source && (pin.interface == 0 || address.interface == pin.interface))
 }
 
+pub(crate) fn virtual_port(socket: u64) -> u16 {
+    40_000 + (socket % 20_000) as u16
+}
+
 /// Open sockets, each with a number of its own, rising, that epoll reports.
 pub(crate) struct Sockets {
     pub epoll: Epoll,

@@ -231,6 +231,20 @@ impl Connection {
         Ok(py.detach(|| self.pump.use_connected_socket(self.number, to)).map_err(Error::from)?)
     }
 
+    /// Of the qlog: packets leave from this address, which the kernel has chosen.
+    fn leaves_from(&self, py: Python<'_>, source: String) -> PyResult<()> {
+        let ip = pin((0, source))?.source;
+        py.detach(|| self.pump.note(self.number, |connection, now| connection.leaves_from(ip, now)));
+        Ok(())
+    }
+
+    /// Of the qlog: how far the path from this address has been probed.
+    fn probing(&self, py: Python<'_>, state: String, source: String) -> PyResult<()> {
+        let ip = pin((0, source))?.source;
+        py.detach(|| self.pump.note(self.number, |connection, now| connection.probing(&state, ip, now)));
+        Ok(())
+    }
+
     fn facts(&self, py: Python<'_>) -> PyResult<Facts> {
         self.look(py, engine::Connection::facts).map(Facts::from)
     }
