@@ -1,7 +1,7 @@
 """What a connection knows and does without waiting: the part that the asyncio face and the blocking one share.
 
 It turns the core's news into wake-ups, and keeps what is known of the path and of the end. How somebody waits, and is
-woken, is left to the face: see `Line` and the methods that raise NotImplementedError.
+woken, is left to the face: see `Line` and the abstract methods.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import logging
 import warnings
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -126,7 +127,7 @@ class Pump(Protocol):
         """Tell `target` what happens to a connection."""
 
 
-class PathQueue:
+class PathQueue(ABC):
     """One caller's queue of path changes."""
 
     def __init__(self, line: Line, *, ended: bool) -> None:
@@ -147,26 +148,13 @@ class PathQueue:
         self._ended = True
         self._line.wake_all()
 
+    @abstractmethod
     def end_from_anywhere(self) -> None:
         """`end`, for the garbage collector, which runs on any thread."""
-        raise NotImplementedError
 
 
-class ConnectionBase:
-    """One QUIC connection, as far as nobody waits.
-
-    Attributes:
-        alpn: the application protocol agreed on. While the handshake of a connection that sends early is not complete,
-            that of the session which it resumes, as is `peer_certificate`.
-        peer_certificate: the peer's certificate, DER; None where it showed none. A resumed session goes on with the one
-            that was verified when it began.
-        session_reused: whether the handshake resumed an earlier session (RFC 8446 §2.2), as
-            ``ssl.SSLSocket.session_reused`` has it.
-        early_data_accepted: whether the server takes what the client sends before the handshake is complete (0-RTT).
-            None: the client may send nothing so, or the server has not answered yet.
-        is_client: whether this end opened it.
-        peer: who is at the other end, as ``host:port``.
-    """
+class ConnectionBase(ABC):
+    """One QUIC connection, as far as nobody waits. Its attributes are described at `whimbrel.Connection`."""
 
     _pump: Pump
     _openers: tuple[Line, Line]
@@ -328,6 +316,7 @@ class ConnectionBase:
             self._wake_writer(value)
         elif kind == _core.FINISHED:
             self._finishing.discard(value)
+            self._on_stopped.pop(value, None)
             self._check_lingering()
         elif kind == _core.STOPPED:
             self._wake_writer(value)
@@ -497,14 +486,17 @@ class ConnectionBase:
     def _watching(self) -> Iterable[PathQueue]:
         return [watcher for reference in self._watchers if (watcher := reference()) is not None]
 
+    @abstractmethod
     def _wake_reader(self, stream: int) -> None:
-        raise NotImplementedError
+        """There may be something to read."""
 
+    @abstractmethod
     def _wake_writer(self, stream: int) -> None:
-        raise NotImplementedError
+        """There may be room to write."""
 
+    @abstractmethod
     def _wake_streams(self) -> None:
-        raise NotImplementedError
+        """Whoever reads or writes has to look again."""
 
     def _core_path(self) -> Path:
         core = self._core

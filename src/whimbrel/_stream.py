@@ -40,9 +40,6 @@ class _Handle(Half):
     ) -> None:
         self._leave(error)
 
-    def _leave(self, error: BaseException | None) -> None:
-        raise NotImplementedError
-
 
 class ReceiveStream(_Handle, ReceivingHalf):
     """The receiving end of a stream, with the habits of `asyncio.StreamReader`.

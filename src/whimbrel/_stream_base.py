@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, TypeVar
 
 from whimbrel._errors import ConnectionClosed, LocalProtocolError, StreamReset, StreamStopped
@@ -29,7 +30,7 @@ SMALL = 1200
 OFFER = 256 << 10
 
 
-class Half:
+class Half(ABC):
     """What both halves share. Without slots, since the blocking face joins it to a base of another layout."""
 
     def _begin(self, connection: ConnectionBase, stream: int) -> None:
@@ -47,6 +48,10 @@ class Half:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} of {self._connection!r}>"
+
+    @abstractmethod
+    def _leave(self, error: BaseException | None) -> None:
+        """The block that it was used in has ended, so or so."""
 
     def background(self) -> None:
         """Expect nothing of this stream: its silence is no reason to look for another network."""
@@ -85,9 +90,9 @@ class ReceivingHalf(Half):
         if error is not None:
             self.stop()
 
+    @abstractmethod
     def _check_reader(self) -> None:
         """Turn away who may not read now."""
-        raise NotImplementedError
 
     def _read_now(self, n: int) -> bytes | None:
         """What is there, `n` bytes at most. None: wait, and ask again."""
@@ -218,6 +223,7 @@ class SendingHalf(Half):
             return
         self._reset = True
         connection._finishing.discard(self.id)
+        connection._on_stopped.pop(self.id, None)
         if connection._lost is None:
             self._core.reset(self.id, code)
         connection._wake_writer(self.id)
@@ -239,9 +245,9 @@ class SendingHalf(Half):
             if not self._connection._is_clean():
                 raise
 
+    @abstractmethod
     def _check_writer(self) -> None:
         """Turn away who may not write now."""
-        raise NotImplementedError
 
     def _try_write(self, data: bytes | memoryview) -> int:
         self._check_writer()
@@ -306,4 +312,5 @@ def drop(stream: Half, *, receive: bool, send: bool) -> None:
     if receive and not (stream._ended or stream._stopped or stream._reset_by_peer is not None):
         stream._core.stop(stream.id, 0)
     if send and not (stream._finished or stream._reset or stream._stopped_by_peer is not None):
+        connection._on_stopped.pop(stream.id, None)
         stream._core.reset(stream.id, 0)

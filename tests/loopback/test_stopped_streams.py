@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,3 +106,18 @@ async def test_who_asks_no_more_is_not_told(certificates: Certificates) -> None:
         near.stop(7)
         other.stop(7)
         await told.wait()
+
+
+async def test_who_has_finished_is_kept_in_mind_no_longer(certificates: Certificates) -> None:
+    async with pair(certificates) as (client, server):
+        near, far = await stream_of(client, server)
+        reset = await client.open_stream()
+        calls = [asyncio.Event(), asyncio.Event()]
+        for stream, call in zip((far, reset), calls, strict=True):
+            stream.on_stopped(call.set)
+        kept = [weakref.ref(call) for call in calls]
+        del call, calls
+        await far.finish()
+        assert await near.read() == b""
+        reset.reset()
+        await until(lambda: all(reference() is None for reference in kept))

@@ -26,11 +26,7 @@ S = TypeVar("S", bound="SendStream")
 class Connection(ConnectionBase):
     """One QUIC connection; made by `connect` or by a server. Any thread may use it; leaving ``with`` closes it.
 
-    Attributes:
-        alpn: the application protocol agreed on.
-        peer_certificate: the peer's certificate, DER; None where it showed none.
-        is_client: whether this end opened it.
-        peer: who is at the other end, as ``host:port``.
+    It has the attributes of `whimbrel.Connection`.
     """
 
     _pump: Pump

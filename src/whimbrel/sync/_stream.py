@@ -62,9 +62,6 @@ class _Handle(Half, io.RawIOBase):
             super().close()
         self.close()
 
-    def _leave(self, error: BaseException | None) -> None:
-        raise NotImplementedError
-
     def _check_open(self) -> None:
         self._connection._pump.check()
         if self.closed:
