@@ -71,11 +71,12 @@ def identity(cert: tuple[StrPath, StrPath], what: str) -> tuple[bytes, bytes]:
     """
     chain_file, key_file = (os.fspath(path) for path in cert)
     chain = _read(Path(chain_file), what)
-    if _BEGIN not in chain and b"PRIVATE KEY-----" in chain:
-        raise ValueError(
-            f"the {what} {chain_file!r} holds a private key and no certificate; in cert= the chain comes first"
-        )
-    chain, key = certificates(chain_file, what), private_key(key_file)
+    if _BEGIN not in chain:
+        holds = "no PEM certificate"
+        if b"PRIVATE KEY-----" in chain:
+            holds = "a private key and no certificate; in cert= the chain comes first"
+        raise ValueError(f"the {what} {chain_file!r} holds {holds}")
+    key = private_key(key_file)
     try:
         _core.check_identity(chain, key)
     except ValueError as error:
