@@ -43,11 +43,15 @@ def crossed(*argv: str) -> dict[str, Any]:
     """Run the demo; return its JSON."""
     argv = (*argv, "--json", "-", "--no-picture")
     run = subprocess.run(demo(*argv), capture_output=True, text=True, timeout=PATIENCE, check=False)
-    if "no laboratory here" in run.stderr:
-        pytest.skip(run.stderr)
+    _skip_without_laboratory(run.stderr)
     assert run.returncode == 0, run.stderr
     told: dict[str, Any] = json.loads(run.stdout)
     return told
+
+
+def _skip_without_laboratory(errors: str) -> None:
+    if "no laboratory here" in errors:
+        pytest.skip(errors)
 
 
 THERE, BACK = ("wwan0", "wlan0"), ("wlan0", "wwan0")
@@ -196,7 +200,8 @@ def test_nothing_remains_of_a_demo_that_is_interrupted(number: signal.Signals, t
         assert program.stdout is not None
         assert program.stderr is not None
         if "5G" not in program.stdout.readline():
-            pytest.skip(program.stderr.read())
+            _skip_without_laboratory(program.stderr.read())
+            pytest.fail("it ended before it had begun")
         children = [os.pidfd_open(child) for child in _descendants(program.pid)]
         assert len(children) >= 5  # Two radios, a server, two clients.
         program.send_signal(number)
