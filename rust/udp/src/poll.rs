@@ -35,12 +35,6 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN, token)
     }
 
-    /// Says whether to wait for room to send as well, after a send that would have blocked.
-    pub fn want_write(&self, fd: RawFd, token: u64, wanted: bool) -> io::Result<()> {
-        let events = if wanted { libc::EPOLLIN | libc::EPOLLOUT } else { libc::EPOLLIN };
-        self.control(libc::EPOLL_CTL_MOD, fd, events, token)
-    }
-
     /// Stops watching a descriptor. Must come before it is closed when a duplicate of it stays open.
     pub fn remove(&self, fd: RawFd) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
@@ -226,19 +220,6 @@ mod tests {
         epoll.wait(NOW, &mut ready).unwrap();
         assert_eq!(ready, []);
         assert_eq!(epoll.remove(flag.as_raw_fd()).unwrap_err().raw_os_error(), Some(libc::ENOENT));
-    }
-
-    #[test]
-    fn room_to_send_is_reported_when_wanted() {
-        let (epoll, flag) = (Epoll::new().unwrap(), EventFd::new().unwrap());
-        epoll.add(flag.as_raw_fd(), 1).unwrap();
-        let mut ready = Vec::new();
-        epoll.want_write(flag.as_raw_fd(), 2, true).unwrap();
-        epoll.wait(None, &mut ready).unwrap();
-        assert_eq!(ready, [2]);
-        epoll.want_write(flag.as_raw_fd(), 3, false).unwrap();
-        epoll.wait(NOW, &mut ready).unwrap();
-        assert_eq!(ready, []);
     }
 
     #[test]
