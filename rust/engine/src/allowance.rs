@@ -112,11 +112,8 @@ impl Allowance {
         stats: impl FnOnce() -> ConnectionStats,
     ) -> usize {
         let Some(account) = &mut self.active else { return max };
-        if account.handshake {
-            return (account.left() / size.max(1) as u64).min(max as u64) as usize;
-        }
         let left = (account.left() / size.max(1) as u64).min(max as u64) as usize;
-        if left > 0 {
+        if left > 0 || account.handshake {
             return left;
         }
         // The engine alone knows whether an answer was the right one: the next packet that it makes shows it.
