@@ -108,7 +108,7 @@ pub struct Connection {
     addressed: Option<ConnectionId>,
     /// Of a server: what the client's address may be sent.
     pub(crate) allowance: Allowance,
-    /// A timer has run since the engine's events were last collected.
+    /// Of a client: a timer has run since the engine's events were last collected.
     expired: bool,
     /// Renewals of connection IDs that wait until something happens again.
     withheld: Vec<EndpointEvent>,
@@ -632,7 +632,7 @@ impl Connection {
     /// The deadline has come.
     pub(crate) fn expire(&mut self, now: Instant, news: &mut VecDeque<News>) {
         self.proto.handle_timeout(now);
-        self.expired = true;
+        self.expired = self.proto.side().is_client();
         if self.proto.is_handshaking()
             && let Some((_, reason)) = self.bound.take_if(|(until, _)| *until <= now)
             && self.ended.is_none()
@@ -745,8 +745,8 @@ impl Connection {
 
     /// What the engine asks of its endpoint.
     ///
-    /// Its timer for renewing connection IDs would go on for ever and keep an idle connection awake, and alive (RFC 9000
-    /// §10.1). So what that timer asks for waits until the application has sent or received something, or we moved.
+    /// A client's timer for renewing connection IDs would go on for ever and keep an idle connection awake, and alive (RFC
+    /// 9000 §10.1). So what that timer asks for waits until the application has sent or received something, or we moved.
     pub(crate) fn endpoint_events(&mut self) -> Vec<EndpointEvent> {
         let expired = std::mem::take(&mut self.expired);
         if !expired && self.withheld.is_empty() {
