@@ -455,10 +455,12 @@ impl Endpoint {
 
     /// Nobody will ask for this connection, which has ended, again: drops it as soon as the protocol lets it go.
     pub fn forget(&mut self, number: u64) {
-        match self.connections.get(&number) {
-            Some(connection) if connection.proto.is_drained() => self.remove(number),
-            Some(_) => drop(self.forgotten.insert(number)),
-            None => {}
+        let Some(connection) = self.connections.get(&number) else { return };
+        // The engine's endpoint keeps its part until it is told, which may come after the connection has drained.
+        if self.numbers.get(&connection.handle) == Some(&number) {
+            self.forgotten.insert(number);
+        } else {
+            self.remove(number);
         }
     }
 
