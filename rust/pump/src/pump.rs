@@ -473,8 +473,10 @@ impl Pump {
         match &mut self.lock().wire {
             Wire::Virtual(sockets) => mem::take(&mut sockets.sent)
                 .into_iter()
-                .map(|datagram| (virtual_port(datagram.socket), datagram))
-                .map(swap)
+                .map(|datagram| {
+                    let port = virtual_port(datagram.socket);
+                    (datagram, port)
+                })
                 .collect(),
             Wire::Sockets(_) => Vec::new(),
         }
@@ -523,8 +525,4 @@ impl Drop for Pump {
     fn drop(&mut self) {
         guard::remove(self);
     }
-}
-
-fn swap<A, B>((a, b): (A, B)) -> (B, A) {
-    (b, a)
 }
