@@ -484,7 +484,7 @@ impl Pump {
 
     // ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // A panic in another thread leaves a connection that may be wrong, never memory that is.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -506,11 +506,6 @@ impl Pump {
     }
 
     fn publish(&self, state: &MutexGuard<'_, State>) {
-        if !state.control_news.is_empty()
-            && let Some(control) = &state.control
-        {
-            control.signal();
-        }
         if state.clock.is_simulated() {
             return;
         }

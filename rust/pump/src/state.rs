@@ -355,6 +355,9 @@ impl State {
 
     /// After a quiet time something is asked of the connection: whoever watches for silence should know.
     pub(crate) fn note_due(&mut self, number: u64) {
+        if self.client.is_none() {
+            return; // Nobody does.
+        }
         let seconds = self.clock.seconds();
         let Some(connection) = self.engine.connection(number) else { return };
         let quiet = seconds - connection.last_heard() > QUIET;
@@ -389,9 +392,16 @@ impl State {
 
     /// Who decides about paths listens on a client only: a server's clients decide for it.
     fn tell_control(&mut self, news: News) {
-        if self.client.is_some() {
-            self.control_news.push_back(news);
+        // What waits is not told twice: where nobody decides about paths, nobody takes it.
+        if self.client.is_none() || self.control_news.contains(&news) {
+            return;
         }
+        if self.control_news.is_empty()
+            && let Some(control) = &self.control
+        {
+            control.signal();
+        }
+        self.control_news.push_back(news);
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
@@ -406,5 +416,42 @@ impl State {
         }
         let late = self.late.front().map(|&(when, _, _)| when);
         self.engine.next_timeout().into_iter().chain(late).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use whimbrel_engine::Transport;
+
+    use super::*;
+    use crate::Pump;
+
+    fn transport() -> Transport {
+        Transport {
+            idle_timeout: Duration::from_secs(30),
+            keepalive: None,
+            stream_window: 1 << 20,
+            connection_window: 1 << 20,
+            max_streams: 100,
+            send_buffer: 1 << 20,
+            initial_rtt: Duration::from_millis(100),
+            mtu: None,
+            qlog: None,
+        }
+    }
+
+    #[test]
+    fn what_nobody_takes_does_not_pile_up() {
+        let config = ClientConfig::new(vec![b"test".to_vec()], None, None, &transport(), None, false).unwrap();
+        let pump = Pump::client(config, None).unwrap();
+        let number = pump.connect(([192, 0, 2, 1], 443).into(), "test", Control::Unconnected, None).unwrap();
+        for _ in 0..3 {
+            let mut state = pump.lock();
+            state.told_due = false;
+            state.note_due(number);
+        }
+        let due = News { connection: number, kind: Kind::Due, value: 0 };
+        assert_eq!(pump.take_control_news(), [due]);
+        assert_eq!(pump.take_control_news(), []);
     }
 }
