@@ -1,12 +1,16 @@
-//! Leaving slow start before the queue overflows: HyStart++ (RFC 9406) in front of the engine's CUBIC.
+//! Congestion control of one path: CUBIC, kept from two mistakes of the engine around it.
 //!
-//! The engine doubles its window until packets are lost, and then all that did not fit into the path's queue is lost at
-//! once: the receiver waits for it for longer than the whole move to another network took. A queue that fills shows in
-//! the round-trip time before that.
+//! A queue is left before it overflows. The engine doubles its window until packets are lost, and then all that did not
+//! fit into the path's queue is lost at once: the receiver waits for it for longer than the whole move to another
+//! network took. A queue that fills shows in the round-trip time before that. This is HyStart++ (RFC 9406), but for
+//! three things. The delay is that of the last eight packets at any time, not of a round's first eight: the window
+//! grows by a half or more in what is left of a round. The window rests for a round while it is seen whether the delay
+//! stays, where RFC 9406 §4.2 lets it grow slowly for five. And slow start ends with what the path holds without its
+//! queue, or the queue would stand until the next loss, and every loss would cost a round trip and the queue.
 //!
-//! One liberty is taken. The engine's CUBIC can be told to leave slow start in one way only, by a congestion event, and
-//! so the window shrinks by three tenths then (RFC 9438 §4.6) where RFC 9406 §4.2 keeps it: what stands in the queue by
-//! then drains.
+//! And what went another way before is left out. RFC 9000 §9.4 says that packets sent on the old path are none of the
+//! new path's; the engine counts their loss, and a move away from a network that just died loses all that was under
+//! way there.
 
 use std::{
     any::Any,
@@ -23,9 +27,9 @@ use quinn_proto::{
 const MIN_RTT_THRESH: Duration = Duration::from_millis(4);
 const MAX_RTT_THRESH: Duration = Duration::from_millis(16);
 const MIN_RTT_DIVISOR: u32 = 8;
-const N_RTT_SAMPLE: u32 = 8;
-const CSS_GROWTH_DIVISOR: u64 = 4;
-const CSS_ROUNDS: u32 = 5;
+const N_RTT_SAMPLE: usize = 8;
+/// What CUBIC leaves of its window after congestion (RFC 9438 §4.6).
+const BETA_CUBIC: f64 = 0.7;
 
 /// What the next paths get.
 #[derive(Debug, Default)]
@@ -33,12 +37,15 @@ pub(crate) struct SlowStartConfig(Arc<CubicConfig>);
 
 impl ControllerFactory for SlowStartConfig {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        let cubic = Cubic::new(self.0.clone(), now, current_mtu);
         Box::new(SlowStart {
-            cubic: Cubic::new(self.0.clone(), now, current_mtu),
+            initial_window: cubic.initial_window(),
+            cubic,
+            mtu: current_mtu,
             began: now,
             phase: Phase::Doubling,
-            round: Round::default(),
-            last_round_min: None,
+            recent: Recent::default(),
+            base: Duration::MAX,
             last_sent: 0,
         })
     }
@@ -47,11 +54,14 @@ impl ControllerFactory for SlowStartConfig {
 #[derive(Clone, Debug)]
 struct SlowStart {
     cubic: Cubic,
+    initial_window: u64,
+    mtu: u16,
     /// What was sent before went another way.
     began: Instant,
     phase: Phase,
-    round: Round,
-    last_round_min: Option<Duration>,
+    recent: Recent,
+    /// The shortest round trip of this path: one without a queue.
+    base: Duration,
     last_sent: u64,
 }
 
@@ -59,53 +69,70 @@ struct SlowStart {
 enum Phase {
     /// The window doubles each round trip.
     Doubling,
-    /// The round-trip time grew, once. Was it a queue? The window grows slowly meanwhile.
-    Conservative { baseline: Duration, rounds: u32 },
-    /// There was congestion: CUBIC's business from now on.
+    /// The round-trip time grew. Does it stay so, while the window does not grow, until this packet is acknowledged?
+    Resting { until: u64 },
+    /// CUBIC's business from now on.
     Over,
 }
 
-/// One round trip's worth of packets.
+/// The round trips of the packets acknowledged last.
 #[derive(Clone, Copy, Debug, Default)]
-struct Round {
-    /// It ends when this packet is acknowledged.
-    end: u64,
-    min: Option<Duration>,
-    samples: u32,
+struct Recent {
+    samples: [Duration; N_RTT_SAMPLE],
+    count: usize,
+}
+
+impl Recent {
+    fn add(&mut self, rtt: Duration) {
+        self.samples[self.count % N_RTT_SAMPLE] = rtt;
+        self.count += 1;
+    }
+
+    /// The shortest of them: a single packet's delay says nothing.
+    fn shortest(&self) -> Option<Duration> {
+        if self.count < N_RTT_SAMPLE { None } else { self.samples.iter().min().copied() }
+    }
 }
 
 impl SlowStart {
-    /// A packet was acknowledged.
-    fn observe(&mut self, now: Instant, sent: Instant) {
-        if self.phase == Phase::Over || sent < self.began {
-            return;
+    /// A packet was acknowledged; returns whether the window may grow by it.
+    fn observe(&mut self, now: Instant, sent: Instant, app_limited: bool) -> bool {
+        if sent < self.began {
+            return false;
         }
-        let rtt = now.saturating_duration_since(sent);
-        self.round.samples += 1;
-        self.round.min = Some(self.round.min.map_or(rtt, |min| min.min(rtt)));
-        let Some(current) = self.round.min.filter(|_| self.round.samples >= N_RTT_SAMPLE) else { return };
-        match (self.phase, self.last_round_min) {
-            (Phase::Doubling, Some(last)) => {
-                let threshold = (last / MIN_RTT_DIVISOR).clamp(MIN_RTT_THRESH, MAX_RTT_THRESH);
-                if current >= last + threshold {
-                    self.phase = Phase::Conservative { baseline: current, rounds: 0 };
-                }
+        // Where there is little to send, an acknowledgement waits for its delay, not in a queue.
+        if self.phase != Phase::Over && !app_limited {
+            self.sample(now.saturating_duration_since(sent));
+        }
+        !matches!(self.phase, Phase::Resting { .. })
+    }
+
+    fn sample(&mut self, rtt: Duration) {
+        self.recent.add(rtt);
+        self.base = self.base.min(rtt);
+        let Some(current) = self.recent.shortest() else { return };
+        let threshold = (self.base / MIN_RTT_DIVISOR).clamp(MIN_RTT_THRESH, MAX_RTT_THRESH);
+        match self.phase {
+            Phase::Doubling if current >= self.base + threshold => {
+                self.phase = Phase::Resting { until: self.last_sent };
             }
-            (Phase::Conservative { baseline, .. }, _) if current < baseline => self.phase = Phase::Doubling,
+            // It went away by itself. Packets that left together differ by less than the other half.
+            Phase::Resting { .. } if current < self.base + threshold / 2 => self.phase = Phase::Doubling,
             _ => {}
         }
     }
 
-    fn next_round(&mut self, now: Instant) {
-        self.last_round_min = self.round.min.or(self.last_round_min);
-        self.round = Round { end: self.last_sent, ..Round::default() };
-        if let Phase::Conservative { baseline, rounds } = self.phase {
-            self.phase = Phase::Conservative { baseline, rounds: rounds + 1 };
-            if rounds + 1 >= CSS_ROUNDS {
-                self.phase = Phase::Over;
-                self.cubic.on_congestion_event(now, now, false, 0);
-            }
-        }
+    /// Goes on with what the path holds without its queue.
+    fn leave(&mut self, now: Instant) {
+        self.phase = Phase::Over;
+        let rtt = self.recent.shortest().unwrap_or(self.base);
+        let window = self.cubic.window() as f64 * self.base.as_secs_f64() / rtt.as_secs_f64();
+        let window = (window as u64).max(self.initial_window);
+        // CUBIC leaves slow start after congestion only, so it begins again with what that makes the right window.
+        let mut config = CubicConfig::default();
+        config.initial_window((window as f64 / BETA_CUBIC) as u64);
+        self.cubic = Cubic::new(Arc::new(config), now, self.mtu);
+        self.cubic.on_congestion_event(now, now, false, 0);
     }
 }
 
@@ -116,24 +143,28 @@ impl Controller for SlowStart {
     }
 
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
-        self.observe(now, sent);
-        let bytes = if matches!(self.phase, Phase::Conservative { .. }) { bytes / CSS_GROWTH_DIVISOR } else { bytes };
-        self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
+        if self.observe(now, sent, app_limited) {
+            self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
+        }
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest: Option<u64>) {
-        if self.phase != Phase::Over && largest.is_some_and(|largest| largest >= self.round.end) {
-            self.next_round(now);
+        if matches!(self.phase, Phase::Resting { until } if largest.is_some_and(|largest| largest >= until)) {
+            self.leave(now);
         }
         self.cubic.on_end_acks(now, in_flight, app_limited, largest);
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
+        if sent < self.began {
+            return;
+        }
         self.phase = Phase::Over;
         self.cubic.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu;
         self.cubic.on_mtu_update(new_mtu);
     }
 
@@ -150,7 +181,7 @@ impl Controller for SlowStart {
     }
 
     fn initial_window(&self) -> u64 {
-        self.cubic.initial_window()
+        self.initial_window
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -189,8 +220,10 @@ mod tests {
                 self.controller.on_sent(begin, PACKET, self.sent);
             }
             self.now += Duration::from_millis(milliseconds);
+            // The first acknowledgement lets the next packet go.
+            self.controller.on_sent(self.now, PACKET, self.sent + 1);
             for _ in 0..window / PACKET {
-                self.controller.observe(self.now, begin);
+                self.controller.observe(self.now, begin, false);
             }
             self.controller.on_end_acks(self.now, 0, false, Some(self.sent));
         }
@@ -203,39 +236,54 @@ mod tests {
             journey.round(milliseconds);
         }
         assert_eq!(journey.controller.phase, Phase::Doubling);
+        assert!(journey.controller.observe(journey.now, journey.now, false));
     }
 
     #[test]
-    fn a_queue_that_stays_ends_it_before_anything_is_lost() {
+    fn a_queue_that_stays_ends_it_with_what_the_path_holds_without() {
         let mut journey = Journey::new();
+        let mut config = CubicConfig::default();
+        config.initial_window(100 * PACKET);
+        journey.controller.cubic = Cubic::new(Arc::new(config), journey.now, PACKET as u16);
         journey.round(40);
-        journey.round(40);
-        let before = journey.controller.window();
-        for _ in 0..CSS_ROUNDS {
-            assert_eq!(journey.controller.window(), before);
-            journey.round(50);
-        }
+        journey.round(50);
+        assert!(!journey.controller.observe(journey.now, journey.now, true), "it rests");
+        journey.round(50);
         assert_eq!(journey.controller.phase, Phase::Over);
-        assert_eq!(journey.controller.window(), before * 7 / 10);
+        let window = journey.controller.window();
+        assert!(window.abs_diff(80 * PACKET) <= 1, "{window}");
     }
 
     #[test]
-    fn a_queue_that_goes_away_was_none_of_ours() {
+    fn a_delay_that_goes_away_was_no_queue() {
         let mut journey = Journey::new();
-        for milliseconds in [40, 40, 50, 50, 40] {
-            journey.round(milliseconds);
-        }
+        (0..3).for_each(|_| journey.round(40));
+        journey.round(50);
+        assert!(matches!(journey.controller.phase, Phase::Resting { .. }));
+        journey.round(40);
         assert_eq!(journey.controller.phase, Phase::Doubling);
     }
 
     #[test]
-    fn what_was_sent_by_another_way_before_says_nothing_of_this_one() {
+    fn what_was_sent_another_way_before_does_not_count() {
         let mut journey = Journey::new();
-        let before = journey.now - Duration::from_millis(5);
+        let (window, before) = (journey.controller.window(), journey.now - Duration::from_millis(5));
+        assert!(!journey.controller.observe(journey.now, before, false));
+        journey.controller.on_congestion_event(journey.now, before, true, 20 * PACKET);
+        assert_eq!(journey.controller.window(), window);
+        assert_eq!((journey.controller.phase, journey.controller.recent.count), (Phase::Doubling, 0));
+    }
+
+    #[test]
+    fn an_acknowledgement_that_waits_for_more_is_no_queue() {
+        let mut journey = Journey::new();
+        journey.round(40);
+        let begin = journey.now;
+        journey.now += Duration::from_millis(65);
         for _ in 0..20 {
-            journey.controller.observe(journey.now, before);
+            assert!(journey.controller.observe(journey.now, begin, true));
         }
-        assert_eq!(journey.controller.round.min, None);
+        assert_eq!(journey.controller.phase, Phase::Doubling);
     }
 
     #[test]
