@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import socket
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+import time
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import pytest
 
 import whimbrel
 from tests.loopback.recorder import recorder
-from tests.loopback.support import ALPN, Certificates, echo
+from tests.loopback.support import ALPN, Certificates, echo, until
+from tests.loopback.test_server_moves import Nat
+from whimbrel import Migration
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from whimbrel import SessionStore
@@ -46,6 +52,36 @@ def files_in(folder: Path) -> list[Path]:
 
 def names(events: list[Record]) -> set[str]:
     return {event["name"] for event in events}
+
+
+def named(events: list[Record], name: str) -> list[Record]:
+    return [event for event in events if event["name"] == name]
+
+
+def only(folder: Path, side: str) -> list[Record]:
+    """The events of the one connection that this side has a log of."""
+    [file] = folder.glob(f"*_{side}.sqlog")
+    return records(file)[1:]
+
+
+def migrations(events: list[Record]) -> list[tuple[str, str | None]]:
+    """What became of which path."""
+    moves = named(events, "transport:migration_state_updated")
+    return [(move["data"]["new"], move["data"].get("path_id")) for move in moves]
+
+
+def paths(events: list[Record], half: str) -> dict[str, tuple[Any, ...]]:
+    """The addresses of each path, as they were told last."""
+    assigned = named(events, "connectivity:path_assigned")
+    ends = {event["data"]["path_id"]: event["data"].get(half, {}) for event in assigned}
+    return {
+        path: (end.get("ip_v4", end.get("ip_v6")), end.get("port_v4", end.get("port_v6"))) for path, end in ends.items()
+    }
+
+
+def runs(events: list[Record], name: str) -> list[str]:
+    """The paths of those events, one after the other."""
+    return [path for path, _ in itertools.groupby(event["path"] for event in named(events, name))]
 
 
 @pytest.fixture(autouse=True)
@@ -102,11 +138,15 @@ async def test_what_is_in_it_is_true(certificates: Certificates, tmp_path: Path)
     times = [event["time"] for event in events]
     assert times == sorted(times)
     assert times[0] >= 0
-    sent = [event["data"]["header"] for event in events if event["name"] == "transport:packet_sent"]
-    kinds = [header["packet_type"] for header in sent]
+    sent = named(events, "transport:packet_sent")
+    kinds = [event["data"]["header"]["packet_type"] for event in sent]
     assert kinds[0] == "initial"
     assert {"initial", "handshake", "1RTT"} <= set(kinds)
-    assert sum(header["length"] for header in sent) >= len(SECRET) * 500
+    received = named(events, "transport:packet_received")
+    for packets, size in ((sent, stats.bytes_sent), (received, stats.bytes_received)):
+        # Of packets that share a datagram when they come, as in the handshake, nobody knows the size.
+        told = sum(event["data"].get("raw", {"length": 0})["length"] for event in packets)
+        assert size - 6000 <= told <= size + 200
     # Milliseconds, as everything in qlog.
     rtts = [event["data"]["smoothed_rtt"] for event in events if "smoothed_rtt" in event["data"]]
     assert rtts[-1] == pytest.approx(stats.rtt * 1000, rel=0.5, abs=0.1)
@@ -178,10 +218,13 @@ async def test_it_has_no_secrets(certificates: Certificates, tmp_path: Path) -> 
     files = files_in(tmp_path)
     assert len(files) == 4
     allowed = {
-        "transport:packet_sent": {"header"},
-        "transport:packet_received": {"header"},
-        "recovery:packet_lost": {"header", "trigger"},
+        "transport:packet_sent": {"header", "raw"},
+        "transport:packet_received": {"header", "raw"},
+        "recovery:packet_lost": {"header", "raw", "trigger"},
         "recovery:metrics_updated": None,
+        # What anybody sees who sees the packets.
+        "connectivity:path_assigned": {"path_id", "path_local", "path_remote"},
+        "connectivity:connection_id_updated": {"owner", "old", "new"},
     }
     kinds = set()
     for file in files:
@@ -192,9 +235,11 @@ async def test_it_has_no_secrets(certificates: Certificates, tmp_path: Path) -> 
                 assert all(isinstance(value, int | float) for value in event["data"].values())
                 continue
             assert set(event["data"]) <= fields
-            # No tokens, no connection IDs but the one that names the file, no payload.
-            assert set(event["data"]["header"]) <= {"packet_type", "packet_number", "length"}
-            kinds.add(event["data"]["header"]["packet_type"])
+            # No tokens and no payload.
+            assert set(event["data"].get("raw", {})) <= {"length"}
+            if "header" in event["data"]:
+                assert set(event["data"]["header"]) <= {"packet_type", "packet_number"}
+                kinds.add(event["data"]["header"]["packet_type"])
     assert "0RTT" in kinds
 
 
@@ -231,21 +276,175 @@ async def test_a_folder_that_goes_away_costs_the_logs_alone(certificates: Certif
     assert (tmp_path / "gone").read_text() == "a file in its place"
 
 
-async def test_a_move_is_on_record(certificates: Certificates, tmp_path: Path) -> None:
-    file = tmp_path / "trace.sqlog"
+# Paths ----------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    address: tuple[str, int], certificates: Certificates, qlog: Path | None = None, migration: Migration | None = None
+) -> AsyncIterator[tuple[whimbrel.Connection, whimbrel.Stream]]:
+    async with (
+        whimbrel.connect(*address, alpn=ALPN, verify=certificates.ca, migration=migration, qlog=qlog) as connection,
+        await connection.open_stream() as stream,
+    ):
+        yield connection, stream
+
+
+async def go_over(stream: whimbrel.Stream, size: int = 200_000) -> None:
+    """Some bytes go over, and come back."""
+    sending = asyncio.create_task(stream.write(bytes(size)))
+    await stream.readexactly(size)
+    await sending
+
+
+def pin(connection: whimbrel.Connection, source: str, *, fresh: bool = True) -> None:
+    """The same machine has no other network; a new port is a new path."""
+    assert connection._core.pin(socket.if_nametoindex("lo"), source, fresh)
+
+
+async def test_each_end_tells_the_paths_that_its_packets_took(certificates: Certificates, tmp_path: Path) -> None:
+    async with serve(certificates, qlog=tmp_path) as server:
+        async with connected(server.addresses[0], certificates, tmp_path) as (connection, stream):
+            await go_over(stream)
+            for source in ("127.0.0.5", "127.0.0.6"):
+                pin(connection, source)
+                await go_over(stream)
+    client, server_side = only(tmp_path, "client"), only(tmp_path, "server")
+    assert [local[0] for local in paths(client, "path_local").values()] == ["127.0.0.1", "127.0.0.5", "127.0.0.6"]
+    assert set(paths(client, "path_remote").values()) == {server.addresses[0]}
+    # Where the one has it from, the other sends it to.
+    assert paths(client, "path_local") == paths(server_side, "path_remote")
+    for events in (client, server_side):
+        steps = [("migration_started", "1"), ("migration_complete", "1"), ("migration_started", "2")]
+        assert migrations(events) == [*steps, ("migration_complete", "2")]
+        times = [event["time"] for event in events]
+        assert times == sorted(times)
+        for path in ("", "1", "2"):
+            for kind in ("sent", "received"):
+                packets = [event for event in named(events, f"transport:packet_{kind}") if event["path"] == path]
+                assert sum(event["data"].get("raw", {"length": 0})["length"] for event in packets) > 200_000
+        assert runs(events, "recovery:metrics_updated") == ["", "1", "2"]
+        # RFC 9000 §9.5: another connection ID, at the same time.
+        for owner in ("local", "remote"):
+            updates = named(events, "connectivity:connection_id_updated")
+            changed = [event for event in updates if event["data"]["owner"] == owner]
+            assert {event["path"] for event in changed} == {"", "1", "2"}
+            ids = [event["data"]["new"] for event in changed]
+            assert len(set(ids)) == len(ids)
+            assert [event["data"].get("old") for event in changed] == [None, *ids[:-1]]
+    assert runs(client, "transport:packet_sent") == ["", "1", "2"]
+
+
+async def test_what_comes_late_belongs_to_the_path_that_it_came_by(certificates: Certificates, tmp_path: Path) -> None:
+    async with serve(certificates, qlog=tmp_path) as server:
+        async with connected(server.addresses[0], certificates, tmp_path) as (connection, stream):
+            await go_over(stream)
+            sending = asyncio.create_task(stream.write(bytes(4_000_000)))
+            await stream.readexactly(1_000_000)
+            pin(connection, "127.0.0.5")
+            await stream.readexactly(3_000_000)
+            await sending
+    events = only(tmp_path, "client")
+    moved = next(at for at, event in enumerate(events) if event["name"] == "transport:migration_state_updated")
+    late = [event for event in named(events[moved:], "transport:packet_received") if event["path"] == ""]
+    assert late, "the server had nothing under way"
+    assert runs(events[moved:], "transport:packet_sent") == ["1"]
+    # What was sent before the move and is lost was lost on the old path.
+    first = named(events[moved:], "transport:packet_sent")[0]["data"]["header"]["packet_number"]
+    for lost in named(events[moved:], "recovery:packet_lost"):
+        assert lost["path"] == ("" if lost["data"]["header"]["packet_number"] < first else "1")
+
+
+async def test_a_path_keeps_its_name_when_it_is_used_again(certificates: Certificates, tmp_path: Path) -> None:
+    async with serve(certificates, qlog=tmp_path) as server:
+        async with connected(server.addresses[0], certificates, tmp_path) as (connection, stream):
+            await go_over(stream)
+            pin(connection, "127.0.0.1")
+            # No packet has come over it yet.
+            pin(connection, "127.0.0.1", fresh=False)
+            await go_over(stream)
+    events = only(tmp_path, "client")
+    steps = [
+        ("migration_started", "1"),
+        ("migration_abandoned", "1"),
+        ("migration_started", ""),
+        ("migration_complete", ""),
+    ]
+    assert migrations(events) == steps
+    assert events[-1]["path"] == ""
+
+
+async def test_a_server_tells_that_an_address_was_not_proven(certificates: Certificates, tmp_path: Path) -> None:
+    async with serve(certificates, qlog=tmp_path) as server:
+        nat = Nat(server.addresses[0])
+        await nat.start()
+        try:
+            async with connected(nat.address, certificates) as (connection, stream):
+                await go_over(stream)
+                [server_end] = server.connections
+                home, changes = server_end.path.remote, server_end.path_changes()
+                nat.deaf = True
+                await nat.rebind()
+                connection._core.ping()
+                away = await anext(changes)
+                assert isinstance(away, whimbrel.PathMigrated)
+                await anext(changes)
+        finally:
+            nat.stop()
+    events = only(tmp_path, "server")
+    assert migrations(events)[:2] == [("migration_started", "1"), ("migration_abandoned", "1")]
+    assert paths(events, "path_remote") == {"": home, "1": away.new.remote}
+    back = next(at for at, event in enumerate(events) if event["data"].get("new") == "migration_abandoned") + 1
+    assert named(events[back:], "transport:packet_sent")[0]["path"] == ""
+
+
+@pytest.mark.parametrize("sockets", ["pinned", "unconnected", "connected"])
+async def test_the_first_path_is_told_with_every_kind_of_socket(
+    certificates: Certificates, tmp_path: Path, host: str, sockets: Literal["pinned", "unconnected", "connected"]
+) -> None:
+    async with (
+        whimbrel.serve(echo, host, cert=certificates.pair, alpn=ALPN, qlog=tmp_path) as server,
+        connected(server.addresses[0], certificates, tmp_path, Migration(sockets=sockets)) as (connection, stream),
+    ):
+        await go_over(stream)
+        [server_end] = server.connections
+        seen_at = server_end.path.remote
+        await until(lambda: connection.path.local == seen_at)
+    assert paths(only(tmp_path, "client"), "path_local") == {"": seen_at}
+    assert paths(only(tmp_path, "server"), "path_remote") == {"": seen_at}
+
+
+async def test_probes_and_what_the_kernel_chooses_are_told(certificates: Certificates, tmp_path: Path) -> None:
+    """The log cannot see them by itself: probes have sockets of their own, and the kernel asks nobody."""
     async with serve(certificates) as server:
-        host, port = server.addresses[0]
-        async with (
-            whimbrel.connect(host, port, alpn=ALPN, verify=certificates.ca, migration=None, qlog=file) as connection,
-            await connection.open_stream() as stream,
-        ):
-            await stream.write(b"before ")
-            assert await stream.readexactly(7) == b"before "
-            # The same machine has no other network; a new port is a new path.
-            connection._core.pin(socket.if_nametoindex("lo"), host, True)
-            await stream.write(b"after")
-            assert await stream.readexactly(5) == b"after"
-    [move] = [event for event in records(file)[1:] if event["name"] == "connectivity:path_assigned"]
-    assert move["data"]["path_remote"] == {"ip_v4": host, "port_v4": port}
-    times = [event["time"] for event in records(file)[1:]]
+        async with connected(server.addresses[0], certificates, tmp_path) as (connection, stream):
+            connection._core.probing("probing_started", "192.0.2.7")
+            connection._core.probing("probing_abandoned", "192.0.2.7")
+            port = connection.path.local[1]
+            connection._core.leaves_from("192.0.2.8")
+            await go_over(stream)
+    events = only(tmp_path, "client")
+    probes = [event["data"] for event in named(events, "transport:migration_state_updated")]
+    assert [(probe["new"], probe["path_local"]) for probe in probes] == [
+        ("probing_started", {"ip_v4": "192.0.2.7"}),
+        ("probing_abandoned", {"ip_v4": "192.0.2.7"}),
+    ]
+    assert paths(events, "path_local") == {"": ("127.0.0.1", port), "1": ("192.0.2.8", port)}
+    assert runs(events, "transport:packet_sent")[-1] == "1"
+
+
+async def test_the_time_without_a_network_counts(certificates: Certificates, tmp_path: Path) -> None:
+    """The engine's clock stands still then; who reads the log lives in the world."""
+    async with serve(certificates) as server:
+        async with connected(server.addresses[0], certificates, tmp_path) as (connection, stream):
+            await go_over(stream)
+            held = time.monotonic()
+            connection._pump.endpoint.hold(True)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(stream.read(1), 0.3)
+            connection._pump.endpoint.hold(False)
+            held = time.monotonic() - held
+            await go_over(stream)
+    times = [event["time"] for event in only(tmp_path, "client")]
     assert times == sorted(times)
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) >= held * 1000 - 50
