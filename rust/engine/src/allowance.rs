@@ -112,13 +112,14 @@ impl Allowance {
         stats: impl FnOnce() -> ConnectionStats,
     ) -> usize {
         let Some(account) = &mut self.active else { return max };
+        let first = !std::mem::replace(&mut account.opened, true);
         let left = (account.left() / size.max(1) as u64).min(max as u64) as usize;
         if left > 0 || account.handshake {
             return left;
         }
-        // The engine alone knows whether an answer was the right one: the next packet that it makes shows it.
+        // The engine alone knows whether an answer was the right one: the next packet that it makes shows it. One that
+        // it makes in vain is lost to it, and its congestion controller takes that for a full path.
         let answered = stats().frame_rx.path_response > account.responses;
-        let first = !std::mem::replace(&mut account.opened, true);
         usize::from(first || answered || (account.sent == 0 && self.advances.is_due(now)))
     }
 
@@ -244,6 +245,16 @@ mod tests {
         assert_eq!(allowance.datagrams(10, 1200, now(), ConnectionStats::default), 0);
         allowance.received(VICTIM, VICTIM, 1200);
         assert_eq!(allowance.datagrams(10, 1200, now(), ConnectionStats::default), 2);
+    }
+
+    #[test]
+    fn nothing_is_made_in_vain_once_the_account_is_spent() {
+        let mut allowance = Allowance::default();
+        allowance.moved(CLIENT, VICTIM, 0);
+        allowance.received(VICTIM, VICTIM, 450);
+        assert_eq!(allowance.datagrams(10, 1200, now(), ConnectionStats::default), 1);
+        assert_eq!(ask(&mut allowance, now()), Verdict::Send);
+        assert_eq!(allowance.datagrams(10, 1200, now(), ConnectionStats::default), 0);
     }
 
     #[test]
