@@ -29,9 +29,10 @@ from typing import Any
 from whimbrel.testing import CELLULAR, WIFI
 
 DEFAULT_SCENARIOS = ("overlap", "hard-cut", "black-hole", "portal", "outage", "outage-same")
-OTHER_SCENARIOS = ("demo", "nat-rebind", "flapping")
+OTHER_SCENARIOS = ("demo", "nat-rebind", "flapping", "calm")
 STALLS_BY_DESIGN = ("black-hole", "portal")
 """Unconnected sockets cannot survive these: the kernel goes on preferring a network that carries nothing."""
+HAPPENS = {"join": "appears", "down": "is cut", "silence": "falls silent", "rebind": "rebinds", "none": "stays"}
 RTT = {"wlan0": WIFI.rtt, "wwan0": CELLULAR.rtt}
 OTHER = {"wlan0": "wwan0", "wwan0": "wlan0"}
 PATIENCE = 300.0
@@ -286,7 +287,7 @@ def kind(
         # Back on the same network nothing need have been lost, or all may: shown only.
         bar = Bar(worst=2000 * RTT[interface] + 100) if scenario == "outage" else Bar()
         return f"{interface} is back: resumed", bar, figures["resumption_ms"]
-    what = {"join": "appears", "down": "is cut", "silence": "falls silent", "rebind": "rebinds"}.get(action)
+    what = HAPPENS.get(action)
     if what is None:
         return None
     bar = gap_bar(scenario, interface, action, direction) if report["sockets"] == "pinned" else Bar()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from whimbrel.cli._demo.servers import ServerName
 
 SCENARIOS = (
-    "demo", "overlap", "hard-cut", "outage", "outage-same", "black-hole", "portal", "nat-rebind", "flapping",
+    "demo", "overlap", "hard-cut", "outage", "outage-same", "black-hole", "portal", "nat-rebind", "flapping", "calm",
 )  # fmt: skip
 """Those of `whimbrel.testing`, which is slow to import; a test compares."""
 SERVERS: tuple[ServerName, ...] = ("caddy", "gtlsserver", "whimbrel")

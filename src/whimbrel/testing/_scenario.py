@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from whimbrel.testing._laboratory import AccessNetwork, Laboratory
 
-Action = Literal["join", "leave", "down", "silence", "speak", "rebind", "renew"]
+Action = Literal["join", "leave", "down", "silence", "speak", "rebind", "renew", "none"]
+"""``none``: the network stays as it is: what a transfer meets then is what changes are measured against."""
 NetworkName = Literal["wifi", "cellular"]
 
 
@@ -99,6 +100,7 @@ SCENARIOS: dict[str, Scenario] = {
             (_ON_CELLULAR, Step("cellular", "rebind", at=0.25), Step("cellular", "rebind", at=0.6)),
         ),
         flapping(),
+        Scenario("calm", "nothing happens", (_ON_CELLULAR, Step("cellular", "none", at=0.25))),
     )
 }
 """Every scenario by name, with its defaults."""
@@ -199,5 +201,7 @@ class Journey:
                 network.silence(True)
             case "speak":
                 network.silence(False)
+            case "none":
+                pass
             case action:
                 getattr(network, action)()

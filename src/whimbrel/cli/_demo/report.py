@@ -268,6 +268,8 @@ def sentence(event: Event) -> str:
             return f"{network} carries again"
         case "rebind":
             return f"{network}'s router forgets its translations"
+        case "none":
+            return f"{network} stays as it is"
 
 
 def _standing(client: Client, crossing: Crossing) -> dict[str, Any]:
