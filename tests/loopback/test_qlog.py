@@ -303,12 +303,14 @@ def pin(connection: whimbrel.Connection, source: str, *, fresh: bool = True) -> 
 
 
 async def test_each_end_tells_the_paths_that_its_packets_took(certificates: Certificates, tmp_path: Path) -> None:
-    async with serve(certificates, qlog=tmp_path) as server:
-        async with connected(server.addresses[0], certificates, tmp_path) as (connection, stream):
+    async with (
+        serve(certificates, qlog=tmp_path) as server,
+        connected(server.addresses[0], certificates, tmp_path) as (connection, stream),
+    ):
+        await go_over(stream)
+        for source in ("127.0.0.5", "127.0.0.6"):
+            pin(connection, source)
             await go_over(stream)
-            for source in ("127.0.0.5", "127.0.0.6"):
-                pin(connection, source)
-                await go_over(stream)
     client, server_side = only(tmp_path, "client"), only(tmp_path, "server")
     assert [local[0] for local in paths(client, "path_local").values()] == ["127.0.0.1", "127.0.0.5", "127.0.0.6"]
     assert set(paths(client, "path_remote").values()) == {server.addresses[0]}
@@ -336,14 +338,16 @@ async def test_each_end_tells_the_paths_that_its_packets_took(certificates: Cert
 
 
 async def test_what_comes_late_belongs_to_the_path_that_it_came_by(certificates: Certificates, tmp_path: Path) -> None:
-    async with serve(certificates, qlog=tmp_path) as server:
-        async with connected(server.addresses[0], certificates, tmp_path) as (connection, stream):
-            await go_over(stream)
-            sending = asyncio.create_task(stream.write(bytes(4_000_000)))
-            await stream.readexactly(1_000_000)
-            pin(connection, "127.0.0.5")
-            await stream.readexactly(3_000_000)
-            await sending
+    async with (
+        serve(certificates, qlog=tmp_path) as server,
+        connected(server.addresses[0], certificates, tmp_path) as (connection, stream),
+    ):
+        await go_over(stream)
+        sending = asyncio.create_task(stream.write(bytes(4_000_000)))
+        await stream.readexactly(1_000_000)
+        pin(connection, "127.0.0.5")
+        await stream.readexactly(3_000_000)
+        await sending
     events = only(tmp_path, "client")
     moved = next(at for at, event in enumerate(events) if event["name"] == "transport:migration_state_updated")
     late = [event for event in named(events[moved:], "transport:packet_received") if event["path"] == ""]
@@ -356,13 +360,15 @@ async def test_what_comes_late_belongs_to_the_path_that_it_came_by(certificates:
 
 
 async def test_a_path_keeps_its_name_when_it_is_used_again(certificates: Certificates, tmp_path: Path) -> None:
-    async with serve(certificates, qlog=tmp_path) as server:
-        async with connected(server.addresses[0], certificates, tmp_path) as (connection, stream):
-            await go_over(stream)
-            pin(connection, "127.0.0.1")
-            # No packet has come over it yet.
-            pin(connection, "127.0.0.1", fresh=False)
-            await go_over(stream)
+    async with (
+        serve(certificates, qlog=tmp_path) as server,
+        connected(server.addresses[0], certificates, tmp_path) as (connection, stream),
+    ):
+        await go_over(stream)
+        pin(connection, "127.0.0.1")
+        # No packet has come over it yet.
+        pin(connection, "127.0.0.1", fresh=False)
+        await go_over(stream)
     events = only(tmp_path, "client")
     steps = [
         ("migration_started", "1"),
@@ -416,13 +422,15 @@ async def test_the_first_path_is_told_with_every_kind_of_socket(
 
 async def test_probes_and_what_the_kernel_chooses_are_told(certificates: Certificates, tmp_path: Path) -> None:
     """The log cannot see them by itself: probes have sockets of their own, and the kernel asks nobody."""
-    async with serve(certificates) as server:
-        async with connected(server.addresses[0], certificates, tmp_path) as (connection, stream):
-            connection._core.probing("probing_started", "192.0.2.7")
-            connection._core.probing("probing_abandoned", "192.0.2.7")
-            port = connection.path.local[1]
-            connection._core.leaves_from("192.0.2.8")
-            await go_over(stream)
+    async with (
+        serve(certificates) as server,
+        connected(server.addresses[0], certificates, tmp_path) as (connection, stream),
+    ):
+        connection._core.probing("probing_started", "192.0.2.7")
+        connection._core.probing("probing_abandoned", "192.0.2.7")
+        port = connection.path.local[1]
+        connection._core.leaves_from("192.0.2.8")
+        await go_over(stream)
     events = only(tmp_path, "client")
     probes = [event["data"] for event in named(events, "transport:migration_state_updated")]
     assert [(probe["new"], probe["path_local"]) for probe in probes] == [
@@ -435,16 +443,18 @@ async def test_probes_and_what_the_kernel_chooses_are_told(certificates: Certifi
 
 async def test_the_time_without_a_network_counts(certificates: Certificates, tmp_path: Path) -> None:
     """The engine's clock stands still then; who reads the log lives in the world."""
-    async with serve(certificates) as server:
-        async with connected(server.addresses[0], certificates, tmp_path) as (connection, stream):
-            await go_over(stream)
-            held = time.monotonic()
-            connection._pump.endpoint.hold(True)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(stream.read(1), 0.3)
-            connection._pump.endpoint.hold(False)
-            held = time.monotonic() - held
-            await go_over(stream)
+    async with (
+        serve(certificates) as server,
+        connected(server.addresses[0], certificates, tmp_path) as (connection, stream),
+    ):
+        await go_over(stream)
+        held = time.monotonic()
+        connection._pump.endpoint.hold(True)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(stream.read(1), 0.3)
+        connection._pump.endpoint.hold(False)
+        held = time.monotonic() - held
+        await go_over(stream)
     times = [event["time"] for event in only(tmp_path, "client")]
     assert times == sorted(times)
     assert max(later - earlier for earlier, later in itertools.pairwise(times)) >= held * 1000 - 50
