@@ -95,7 +95,7 @@ struct Transports {
 
 impl Transports {
     fn new(settings: &Transport) -> Result<Self, ConfigError> {
-        let qlog = settings.qlog.as_deref().map(Place::new);
+        let qlog = settings.qlog.as_deref().map(|path| Place::new(path, settings.initial_rtt));
         Ok(Self { settings: settings.clone(), shared: Arc::new(settings.build()?), qlog })
     }
 

@@ -55,6 +55,8 @@ struct Sink {
     ids: [Vec<u8>; 2],
     /// For how long the engine's clock has stood still, milliseconds.
     stood_still: f64,
+    /// A path's RTT before any is measured, seconds.
+    initial_rtt: f64,
     /// Nobody will say when the last record has come.
     ended: bool,
 }
@@ -85,12 +87,14 @@ pub(crate) struct Place {
     is_folder: bool,
     /// A dial may try several addresses; the first has the file that was named.
     taken: Arc<AtomicBool>,
+    /// What the engine takes for a path's RTT before it has measured any.
+    initial_rtt: Duration,
 }
 
 impl Place {
-    pub fn new(path: &str) -> Self {
+    pub fn new(path: &str, initial_rtt: Duration) -> Self {
         let path = PathBuf::from(path);
-        Self { is_folder: path.is_dir(), path, taken: Arc::default() }
+        Self { is_folder: path.is_dir(), path, taken: Arc::default(), initial_rtt }
     }
 
     /// Begins the file of a connection; `id` is the client's first destination connection ID.
@@ -114,6 +118,7 @@ impl Place {
             migrating: false,
             ids: Default::default(),
             stood_still: 0.0,
+            initial_rtt: self.initial_rtt.as_secs_f64(),
             ended: false,
         };
         let log = Log { sink: Arc::new(Mutex::new(sink)), started: now };
@@ -387,8 +392,16 @@ impl Sink {
             record.insert("time".into(), (((time + self.stood_still) * 1000.0).round() / 1000.0).into());
         }
         if let Some(Value::Object(data)) = record.get_mut("data") {
+            const RTT: [&str; 4] = ["min_rtt", "smoothed_rtt", "latest_rtt", "rtt_variance"];
+            // Of a new path they are guesses, which are nobody's measurements.
+            let is_guess = |field: &&str| {
+                data.get(*field).and_then(Value::as_f64).is_some_and(|rtt| (rtt - self.initial_rtt).abs() < 1e-6)
+            };
+            if RTT[..3].iter().all(is_guess) {
+                RTT.iter().for_each(|field| drop(data.remove(*field)));
+            }
             // In seconds where the schema has milliseconds; and a threshold that is not set has no number.
-            for field in ["min_rtt", "smoothed_rtt", "latest_rtt", "rtt_variance"] {
+            for field in RTT {
                 if let Some(seconds) = data.get(field).and_then(Value::as_f64) {
                     data.insert(field.into(), (seconds * 1000.0).into());
                 }
