@@ -45,14 +45,20 @@ class Waiter(Protocol):
 class Control:
     """Steers connections. One caller at a time."""
 
-    def __init__(self, machine: Machine, waiter: Waiter) -> None:
+    def __init__(self, machine: Machine, waiter: Waiter, *, forgiving: bool = True) -> None:
         """Subscribe to the network's news, until `close`.
+
+        Args:
+            machine: where the networks are.
+            waiter: who turns this.
+            forgiving: whether an exception of one connection is logged, so that the others go on; else it ends `turn`.
 
         Raises:
             OSError: out of file descriptors.
         """
         self._machine = machine
         self._waiter = waiter
+        self._forgiving = forgiving
         self._posted: deque[Callable[[float], None]] = deque()
         self._members: dict[Steering, int] = {}
         self._probes: dict[ProbeWire, tuple[Steering, float]] = {}
@@ -147,6 +153,8 @@ class Control:
             try:
                 act(now)
             except Exception:
+                if not self._forgiving:
+                    raise
                 # One connection's trouble must not be that of the others.
                 logger.exception("steering a connection failed; please report this")
         for probe in [probe for probe, (_, until) in self._probes.items() if until <= now]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Protocol, Unpack
 
@@ -11,6 +12,8 @@ from tests.simulation.internet import Internet
 from whimbrel.testing._simulation import SimulatedNetwork
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.simulation.support import Options
 
 
@@ -21,25 +24,47 @@ class Simulate(Protocol):
 
 
 @pytest.fixture
-def simulate() -> Simulate:
-    def make(**options: Unpack[Options]) -> SimulatedNetwork:
-        seed = os.environ.get("WHIMBREL_SEED")
-        network = SimulatedNetwork(**options, seed=int(seed) if seed else None)
-        print(f"WHIMBREL_SEED={network.seed}")  # noqa: T201 (pytest shows it where a test fails)
-        return network
+def simulate() -> Iterator[Simulate]:
+    with contextlib.ExitStack() as networks:
 
-    return make
+        def make(**options: Unpack[Options]) -> SimulatedNetwork:
+            network = networks.enter_context(SimulatedNetwork(**options, seed=_seed()))
+            print(f"WHIMBREL_SEED={network.seed}")  # noqa: T201 (pytest shows it where a test fails)
+            return network
+
+        yield make
+
+
+class Meddle(Protocol):
+    """Make a network with somebody in front of the server."""
+
+    def __call__(self, **options: Unpack[Options]) -> Internet: ...
 
 
 @pytest.fixture
-def internet() -> Internet:
+def meddle() -> Iterator[Meddle]:
+    with contextlib.ExitStack() as networks:
+
+        def make(**options: Unpack[Options]) -> Internet:
+            internet = networks.enter_context(Internet(**options, seed=_seed()))
+            print(f"WHIMBREL_SEED={internet.seed}")  # noqa: T201
+            return internet
+
+        yield make
+
+
+@pytest.fixture
+def internet(meddle: Meddle) -> Internet:
     """A network with somebody in front of the server, and a client that moves when the test says so."""
-    internet = Internet()
-    print(f"WHIMBREL_SEED={internet.seed}")  # noqa: T201
-    return internet
+    return meddle()
 
 
 @pytest.fixture
 def network(simulate: Simulate) -> SimulatedNetwork:
     """A network with everything as by default."""
     return simulate()
+
+
+def _seed() -> int | None:
+    seed = os.environ.get("WHIMBREL_SEED")
+    return int(seed) if seed else None

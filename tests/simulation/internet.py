@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
 from tests.simulation.support import Options
-from whimbrel import Migration, _core
+from whimbrel import Migration
 from whimbrel.testing._capture import Packet, connection_ids
 from whimbrel.testing._simulated_interface import captured
 from whimbrel.testing._simulation import SimulatedNetwork
@@ -19,6 +19,7 @@ from whimbrel.testing._simulation import SimulatedNetwork
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from whimbrel import _core
     from whimbrel._path import Address
     from whimbrel.testing._capture import Direction
     from whimbrel.testing._simulated_interface import SimulatedInterface
@@ -62,60 +63,41 @@ class Internet(SimulatedNetwork):
 
     def move(self, interface: SimulatedInterface) -> bool:
         """Have the client use that interface from now on, asking nobody. False: it had no fresh connection ID."""
-        assert self._client is not None
-        self._client.set_time()
-        fresh = self._client.core.pin(interface.route.index, interface.route.source, True)
-        self._client.turn()
-        return fresh
+        return self.client.pin(interface.index, interface.address, True)
 
     def ping(self) -> None:
         """Have the client send something that is to be answered."""
-        assert self._client is not None
-        self._client.set_time()
-        self._client.core.ping()
-        self._client.turn()
+        self.client.ping()
 
-    def close(self, code: int = 0) -> None:
+    def close_client(self, code: int = 0) -> None:
         """Have the client close."""
-        assert self._client is not None
-        self._client.set_time()
-        self._client.core.close(code, b"")
-        self._client.turn()
+        self.client.close(code, b"")
 
     def close_server(self, code: int = 0) -> None:
         """Have the server close."""
-        assert self._server is not None
-        self._server.set_time()
         self.server.close(code, b"")
-        self._server.turn()
 
     def stop_reading(self) -> Callable[[], None]:
         """Have the client read nothing more, until the result is called."""
-        assert self._client is not None
-        client, streams = self._client, self._client.streams
-        assert streams is not None
-        client.streams = None
+        self._bearer.reading.clear()
+        return self._bearer.reading.set
 
-        def resume() -> None:
-            client.streams = streams
-            client.set_time()
-            for stream in list(streams.exchanges):
-                streams.attend(_core.READABLE, stream)
-            client.turn()
-
-        return resume
+    @property
+    def client(self) -> _core.Connection:
+        """The client's end of the connection."""
+        connection = self._there.connection
+        assert connection is not None
+        return connection._core
 
     @property
     def server(self) -> _core.Connection:
         """The server's end of the connection."""
-        assert self._server is not None
-        return self._server.endpoint.connection(0)
+        return self._there.server._endpoint.connection(0)
 
     @property
     def tally(self) -> _core.ServerStats:
         """What the server has counted."""
-        assert self._server is not None
-        return self._server.endpoint.server_stats()
+        return self._there.server._endpoint.server_stats()
 
     @property
     def seen_at(self) -> Address:
@@ -158,13 +140,13 @@ class Internet(SimulatedNetwork):
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
-    def _at_server(self, data: bytes, source: Address) -> None:
+    def _at_server(self, data: bytes, source: Address, destination: Address | None = None) -> None:
         if self._passes(Datagram(self.now, "to_server", source, data)):
-            super()._at_server(data, source)
+            super()._at_server(data, source, destination)
 
-    def _to_client(self, data: bytes, destination: Address) -> None:
+    def _to_client(self, data: bytes, destination: Address, source: Address | None = None) -> None:
         if self._passes(Datagram(self.now, "to_client", destination, data)):
-            super()._to_client(data, destination)
+            super()._to_client(data, destination, source)
 
     def _passes(self, datagram: Datagram) -> bool:
         if self.meddle is not None and self.meddle(datagram):

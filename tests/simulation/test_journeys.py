@@ -88,7 +88,12 @@ STEPS = st.lists(
 def test_every_byte_arrives_and_no_id_is_seen_twice(
     steps: list[Step], what: str, answers_probes: bool, seed: int
 ) -> None:
-    network = SimulatedNetwork(seed=seed, server=SimulatedServer(answers_probes=answers_probes, idle_timeout=120.0))
+    server = SimulatedServer(answers_probes=answers_probes, idle_timeout=120.0)
+    with SimulatedNetwork(seed=seed, server=server) as network:
+        travel(network, steps, what)
+
+
+def travel(network: SimulatedNetwork, steps: list[Step], what: str) -> None:
     for name, latency in (("wlan0", 0.005), ("wwan0", 0.020), ("eth0", 0.002)):
         network.interface(name, latency=latency, rate=5e6, up=name != "eth0")
     match what:

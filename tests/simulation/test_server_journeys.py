@@ -38,8 +38,8 @@ class Step:
 class World:
     """The networks, and an attacker who carries out what is drawn."""
 
-    def __init__(self, seed: int) -> None:
-        self.internet = Internet(seed=seed, server=SimulatedServer(idle_timeout=120.0))
+    def __init__(self, internet: Internet) -> None:
+        self.internet = internet
         self.interfaces = [
             self.internet.interface(name, latency=latency, rate=5e6)
             for name, latency in (("wlan0", 0.005), ("wwan0", 0.020), ("eth0", 0.002))
@@ -105,7 +105,11 @@ STEPS = st.lists(
 @settings(max_examples=int(os.environ.get("WHIMBREL_JOURNEYS", "50")), suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS, upload=st.booleans(), seed=st.integers(0, 2**32 - 1))
 def test_the_transfer_ends_whole_and_strangers_get_little(steps: list[Step], upload: bool, seed: int) -> None:
-    world = World(seed)
+    with Internet(seed=seed, server=SimulatedServer(idle_timeout=120.0)) as internet:
+        travel(World(internet), steps, upload)
+
+
+def travel(world: World, steps: list[Step], upload: bool) -> None:
     internet = world.internet
     transfer = internet.upload(500_000) if upload else internet.download(500_000)
     internet.advance(0.2)

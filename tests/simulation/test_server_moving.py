@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.simulation.internet import ELSEWHERE, Datagram, Internet
+from tests.simulation.internet import ELSEWHERE, Datagram
 from tests.simulation.support import BYTES, CELLULAR, SETTLED, SWIFT, SWIFT_UPLOAD, add_cellular, add_wifi, shared
 from whimbrel import Limits
-from whimbrel.testing._simulation import SimulatedServer
+from whimbrel.testing import SimulatedServer
+
+if TYPE_CHECKING:
+    from tests.simulation.conftest import Meddle
+    from tests.simulation.internet import Internet
 
 UP_AND_DOWN = pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
 FACTOR = 3
@@ -161,8 +166,8 @@ def test_on_to_a_third_network_before_the_second_was_validated(internet: Interne
         assert not shared(internet.ids_by_peer(direction))
 
 
-def test_a_move_while_the_client_lets_nothing_more_come() -> None:
-    internet = Internet(limits=Limits(stream_window=64 << 10, connection_window=64 << 10))
+def test_a_move_while_the_client_lets_nothing_more_come(meddle: Meddle) -> None:
+    internet = meddle(limits=Limits(stream_window=64 << 10, connection_window=64 << 10))
     wifi, cellular = add_wifi(internet), add_cellular(internet)
     transfer = internet.download(BYTES)
     internet.advance(0.5)
@@ -185,7 +190,7 @@ def test_a_client_that_moves_and_closes_at_once_is_understood(internet: Internet
     internet.download(BYTES)
     internet.advance(SETTLED)
     internet.move(cellular)
-    internet.close(7)
+    internet.close_client(7)
     internet.advance(0.1)
     assert internet.server.lost() == ("application", 7, "", True)
 
@@ -247,8 +252,8 @@ def test_nobody_moves_before_the_handshake_is_confirmed(internet: Internet) -> N
     assert internet.seen_at[0] == cellular.external
 
 
-def test_a_server_that_forbids_moving_takes_no_notice_of_other_addresses() -> None:
-    internet = Internet(server=SimulatedServer(migration=False))
+def test_a_server_that_forbids_moving_takes_no_notice_of_other_addresses(meddle: Meddle) -> None:
+    internet = meddle(server=SimulatedServer(migration=False))
     add_cellular(internet)
     transfer = internet.download(BYTES)
     internet.advance(SETTLED)

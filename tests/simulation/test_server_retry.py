@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from tests.simulation.internet import ELSEWHERE, Datagram, Internet
+from tests.simulation.internet import ELSEWHERE, Datagram
 from tests.simulation.support import add_cellular
-from whimbrel.testing._simulation import SimulatedServer
+from whimbrel.testing import SimulatedServer
+
+if TYPE_CHECKING:
+    from tests.simulation.conftest import Meddle
+    from tests.simulation.internet import Internet
 
 RETRY = 0xF0
 
 
 @pytest.fixture
-def asking() -> Internet:
+def asking(meddle: Meddle) -> Internet:
     """With a server that asks everybody."""
-    return Internet(server=SimulatedServer(retry="always"))
+    return meddle(server=SimulatedServer(retry="always"))
 
 
 def kind(datagram: Datagram) -> int:

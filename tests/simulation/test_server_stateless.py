@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import functools
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.simulation.internet import ELSEWHERE, Internet
+from tests.simulation.internet import ELSEWHERE
 from tests.simulation.support import BYTES, SETTLED, add_cellular, add_wifi
-from whimbrel.testing._simulation import SimulatedServer
+from whimbrel.testing import SimulatedServer
+
+if TYPE_CHECKING:
+    from tests.simulation.conftest import Meddle
+    from tests.simulation.internet import Internet
 
 KEY = bytes(range(32))
 TOKEN = 16
@@ -45,9 +50,9 @@ def chance(internet: Internet) -> random.Random:
 
 
 @pytest.fixture
-def keyed() -> Internet:
+def keyed(meddle: Meddle) -> Internet:
     """With a server that makes the same tokens after it was restarted."""
-    return Internet(server=SimulatedServer(reset_key=KEY))
+    return meddle(server=SimulatedServer(reset_key=KEY))
 
 
 @pytest.mark.parametrize("moves", [0, 1, 6])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import pytest
 
-from whimbrel.testing._simulated_transfer import _Receiving
-from whimbrel.testing._simulation import SimulatedNetwork
+from whimbrel.testing._simulated_link import Link
+from whimbrel.testing._simulated_transfer import Checking
 
 if TYPE_CHECKING:
-    from tests.simulation.conftest import Simulate
+    from whimbrel.testing import SimulatedNetwork
     from whimbrel.testing._capture import Packet
 
 
@@ -70,23 +71,22 @@ def test_an_unfinished_transfer_ends_at_the_horizon(network: SimulatedNetwork) -
     assert network.now == 5.0
 
 
-def test_packets_of_two_runs_with_one_seed_are_lost_alike(simulate: Simulate) -> None:
+def test_packets_of_two_runs_with_one_seed_are_lost_alike() -> None:
     def lost(seed: int) -> list[bool]:
-        network = SimulatedNetwork(seed=seed)
-        link = network.interface("wlan0", loss=0.5)
-        return [link._pass("to_server", 100)[1] is None for _ in range(100)]
+        link, chance = Link(loss=0.5), random.Random(seed)
+        return [not link.carry("to_server", 100, 0.0, chance).arrives for _ in range(100)]
 
     assert lost(1) == lost(1)
     assert lost(1) != lost(2)
 
 
 def test_other_bytes_than_were_sent_are_noticed() -> None:
-    receiving = _Receiving(4, lambda _: None, lambda: None, 100)
+    checking = Checking(4, 100)
     with pytest.raises(AssertionError, match="other bytes"):
-        receiving.data(b"x" * 100)
+        checking.data(b"x" * 100)
 
 
 def test_a_stream_that_ends_early_is_noticed() -> None:
-    receiving = _Receiving(4, lambda _: None, lambda: None, 100)
+    checking = Checking(4, 100)
     with pytest.raises(AssertionError, match="0 bytes of 100"):
-        receiving.end()
+        checking.end()

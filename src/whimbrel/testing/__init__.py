@@ -19,6 +19,10 @@ from whimbrel.testing._measure import Gap, Move, Sample, find_gap, handover_gap,
 from whimbrel.testing._namespace import LaboratoryUnavailable, Namespace, prepare
 from whimbrel.testing._radio import CELLULAR, WIFI, Radio, Traffic
 from whimbrel.testing._scenario import SCENARIOS, Event, Journey, Scenario, Step, flapping, outage
+from whimbrel.testing._simulated_interface import SimulatedInterface
+from whimbrel.testing._simulated_link import Link
+from whimbrel.testing._simulated_transfer import Transfer
+from whimbrel.testing._simulation import SimulatedNetwork, SimulatedServer
 
 __all__ = [
     "CELLULAR",
@@ -31,14 +35,19 @@ __all__ = [
     "Journey",
     "Laboratory",
     "LaboratoryUnavailable",
+    "Link",
     "Move",
     "Namespace",
     "Packet",
     "Radio",
     "Sample",
     "Scenario",
+    "SimulatedInterface",
+    "SimulatedNetwork",
+    "SimulatedServer",
     "Step",
     "Traffic",
+    "Transfer",
     "carried",
     "connection_ids",
     "find_gap",

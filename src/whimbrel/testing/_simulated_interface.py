@@ -6,13 +6,12 @@ client ◀── (captured) ◀── latency ◀── queue, rate ◀── NA
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whimbrel.network import Route
 from whimbrel.testing._capture import Packet
+from whimbrel.testing._simulated_nat import Nat
 
 if TYPE_CHECKING:
     import random
@@ -20,34 +19,17 @@ if TYPE_CHECKING:
 
     from whimbrel._path import Address
     from whimbrel.testing._capture import ConnectionIds, Direction
+    from whimbrel.testing._simulated_link import Link
     from whimbrel.testing._timeline import Timeline
 
-HEADERS = 28
-"""Bytes of IPv4 and UDP before the payload."""
+HEADERS = {4: 28, 6: 48}
+"""Bytes of IP and UDP before the payload."""
 CAPTURED = 50
 """Bytes of each payload that an observer keeps: enough for every connection ID."""
 
 
-@dataclass(slots=True)
-class Link:
-    """Both directions of a link are alike. May be changed under way."""
-
-    latency: float
-    """Seconds, one way."""
-    rate: float
-    """Bits per second."""
-    loss: float
-    """The chance of each packet to be lost, 0 to 1."""
-    jitter: float
-    """Up to so many seconds are added to the latency, packet by packet: they overtake each other."""
-    queue: float
-    """Seconds that a packet waits for its turn at most; where it would be longer, it is dropped."""
-    mtu: int
-    """Bytes of the largest IP packet; larger ones vanish."""
-
-
 class SimulatedInterface:
-    """One of the client's interfaces. Made by `SimulatedNetwork.interface`."""
+    """One of the device's interfaces. Made by `SimulatedNetwork.interface`."""
 
     def __init__(
         self,
@@ -61,13 +43,19 @@ class SimulatedInterface:
         observe: Callable[[SimulatedInterface], ConnectionIds],
     ) -> None:
         self.name = name
+        self.index = index
         self.link = link
+        """How it is. May be changed under way: ``interface.link.loss = 0.1``."""
         self.metric = metric
         self.address = f"10.0.{index}.2"
+        """The IPv4 address."""
+        self.address6 = f"2001:db8:{index}::2"
+        """The IPv6 address."""
         self.is_up = False
+        self.has_ipv4 = True
+        self.has_ipv6 = False
         self.packets: list[Packet] = []
-        """What an observer sees between the client and the NAT."""
-        self._index = index
+        """What an observer sees between the device and the NAT."""
         self._timeline = timeline
         self._chance = chance
         self._changed = changed
@@ -75,28 +63,31 @@ class SimulatedInterface:
         self._nat = Nat(index)
         self._silent = False
         self._stopped = -math.inf
-        self._free: dict[Direction, float] = {"to_server": 0.0, "to_client": 0.0}
 
     # What may happen to it --------------------------------------------------------------------------------------------
 
     def up(self, address: str | None = None) -> None:
-        """The link comes up, with an address and a default route.
+        """The link comes up, with its addresses and default routes.
 
         Args:
-            address: another one than before.
+            address: another one than before, IPv4 or IPv6.
         """
         self.is_up = True
-        if address is not None and address != self.address:
-            self.address, self._stopped = address, self._timeline.now
+        if address is not None and address not in (self.address, self.address6):
+            if ":" in address:
+                self.address6 = address
+            else:
+                self.address = address
+            self._stopped = self._timeline.now
         self._changed()
 
     def down(self) -> None:
-        """A hard cut: the link goes down, and with it route, address, and everything under way."""
+        """A hard cut: the link goes down, and with it routes, addresses, and everything under way."""
         self.is_up, self._stopped = False, self._timeline.now
         self._changed()
 
     def silence(self, silent: bool = True) -> None:
-        """Keep address and route but carry nothing: a black hole, or a portal that nobody has passed."""
+        """Keep addresses and routes but carry nothing: a black hole, or a portal that nobody has passed."""
         self._silent = silent
         if silent:
             self._stopped = self._timeline.now
@@ -109,9 +100,18 @@ class SimulatedInterface:
         """
         self._nat.forget(address=address)
 
+    def forget_after(self, seconds: float) -> None:
+        """From now on the NAT forgets a translation that was not used for so long."""
+        self._nat.timeout = seconds
+
     def set_metric(self, metric: int) -> None:
         """Change its rank among the routes; the lowest is preferred."""
         self.metric = metric
+        self._changed()
+
+    def set_families(self, *, ipv4: bool, ipv6: bool) -> None:
+        """Change which of the two the network offers: addresses and routes of the other are gone."""
+        self.has_ipv4, self.has_ipv6 = ipv4, ipv6
         self._changed()
 
     # What is seen on it -----------------------------------------------------------------------------------------------
@@ -125,97 +125,72 @@ class SimulatedInterface:
 
     @property
     def route(self) -> Route:
-        """How the kernel would name it."""
-        return Route(self.name, self._index, self.address)
+        """How the kernel would name it, for IPv4."""
+        return Route(self.name, self.index, self.address)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Those that it has now."""
+        offered = ((self.address, self.has_ipv4), (self.address6, self.has_ipv6))
+        return [address for address, has in offered if has and self.is_up]
+
+    def source(self, family: int) -> str | None:
+        """What packets of that family leave with; None: none do."""
+        return next((address for address in self.addresses if (6 if ":" in address else 4) == family), None)
 
     @property
     def external(self) -> str:
-        """The address that the outer world sees."""
+        """The IPv4 address that the outer world sees."""
         return self._nat.address
 
     def owns(self, external: str) -> bool:
         """Whether packets to that address of the outer world come here."""
-        return external == self._nat.address
+        return external in (self._nat.address, self.address6)
 
     def send(self, data: bytes, source: Address, destination: Address, arrive: Callable[[Address], None]) -> None:
         """Carry a datagram towards the server. `arrive` is called there with the address that it then has."""
         now = self._timeline.now
-        self.packets.append(captured(now, "to_server", data, source, destination))
+        packet = captured(now, "to_server", data, source, destination)
+        self.packets.append(packet)
         # No provider carries what has an address of another one.
-        if self._silent or source[0] != self.address:
+        if self._silent or source[0] not in self.addresses:
             return
-        leaves, arrives = self._pass("to_server", len(data))
-        if arrives is None:
+        passage = self.link.carry("to_server", packet.size, now, self._chance)
+        if not passage.arrives:
             return
-        external = self._nat.outward(source)
+        external = self._nat.outward(source, now)
 
         def land() -> None:
             # What still waited for its turn when the link stopped has never left.
-            if not now <= self._stopped < leaves:
+            if not now <= self._stopped < passage.leaves:
                 arrive(external)
 
-        self._timeline.at(arrives, land)
+        for time in passage.arrives:
+            self._timeline.at(time, land)
 
     def receive(self, data: bytes, source: Address, external: Address, arrive: Callable[[Address], None]) -> None:
         """Carry a datagram towards the client. `arrive` is called there, with the local address that it came to."""
-        destination = self._nat.inward(external)
-        _, arrives = self._pass("to_client", len(data))
-        if destination is None or arrives is None:
+        now = self._timeline.now
+        destination = self._nat.inward(external, now)
+        passage = self.link.carry("to_client", len(data) + _headers(source), now, self._chance)
+        if destination is None:
             return
 
         def land() -> None:
-            if self.is_up and not self._silent and self.address == destination[0]:
+            if not self._silent and destination[0] in self.addresses:
                 self.packets.append(captured(self._timeline.now, "to_client", data, source, destination))
                 arrive(destination)
 
-        self._timeline.at(arrives, land)
-
-    def _pass(self, direction: Direction, length: int) -> tuple[float, float | None]:
-        """When a packet has left the queue, and when it arrives, if ever."""
-        now, link, size = self._timeline.now, self.link, length + HEADERS
-        begins = max(now, self._free[direction])
-        if begins - now > link.queue or size > link.mtu:
-            return now, None
-        self._free[direction] = leaves = begins + size * 8 / link.rate
-        lost = link.loss > 0 and self._chance.random() < link.loss
-        jitter = self._chance.random() * link.jitter if link.jitter > 0 else 0.0
-        return leaves, None if lost else leaves + link.latency + jitter
+        for time in passage.arrives:
+            self._timeline.at(time, land)
 
 
-class Nat:
-    """Address and port translation of one provider."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._addresses = itertools.count(1)
-        self._ports = itertools.count(1024)
-        self._outward: dict[Address, Address] = {}
-        self._inward: dict[Address, Address] = {}
-        self.address = self._new_address()
-
-    def _new_address(self) -> str:
-        return f"203.0.{self._number}.{next(self._addresses)}"
-
-    def outward(self, internal: Address) -> Address:
-        """The external address of an internal one."""
-        if internal not in self._outward:
-            external = self.address, next(self._ports)
-            self._outward[internal], self._inward[external] = external, internal
-        return self._outward[internal]
-
-    def inward(self, external: Address) -> Address | None:
-        """The internal address of an external one; None: no longer known."""
-        return self._inward.get(external)
-
-    def forget(self, *, address: bool) -> None:
-        """Lose all translations."""
-        self._outward.clear()
-        self._inward.clear()
-        if address:
-            self.address = self._new_address()
+def _headers(address: Address) -> int:
+    return HEADERS[6 if ":" in address[0] else 4]
 
 
 def captured(now: float, direction: Direction, data: bytes, source: Address, destination: Address) -> Packet:
     """A datagram as an observer notes it."""
     length = len(data)
-    return Packet(now, direction, "udp", source, destination, length + HEADERS, length, data[:CAPTURED])
+    size = length + _headers(source)
+    return Packet(now, direction, "udp", source, destination, size, length, data[:CAPTURED])

@@ -1,11 +1,13 @@
 """What is transferred in a simulation, and how it is known that every byte came once and in order.
 
-A stream says first how many bytes follow, and how many are wanted back. The server gives them when it has all of its
-own. Each stream's bytes are a pattern that begins somewhere else, so that neither a byte nor a stream can be mistaken.
+A stream says first which exchange it is for, how many bytes follow, and how many are wanted back. The server gives them
+when it has all of its own. Each exchange's bytes are a pattern that begins somewhere else, so that neither a byte nor a
+stream can be mistaken.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 import random
@@ -13,15 +15,17 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from whimbrel import _core
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_REQUEST = struct.Struct(">QQ")
+    from whimbrel._connection import Connection
+    from whimbrel._stream import ReceiveStream, SendStream, Stream
+
+_REQUEST = struct.Struct(">QQQ")
 _PERIOD = 65521  # Prime: no buffer's size divides it, so that a piece left out or given twice shows.
 _PATTERN = random.Random(_PERIOD).randbytes(_PERIOD) * 3
-_PIECE = _PERIOD
+PIECE = 1 << 15
+"""Bytes written or read at once."""
 
 
 class Transfer:
@@ -69,6 +73,7 @@ class Transfer:
 class Exchange:
     """What goes over one stream."""
 
+    number: int
     up: int
     down: int
     received: Callable[[int], None]
@@ -77,124 +82,73 @@ class Exchange:
     """Told when all that was wanted back has come."""
 
 
-class Streams:
-    """One end of a connection, as an application uses it."""
+class Bearer:
+    """Carries exchanges out, at both ends: in one process, the server may simply look whom it serves."""
 
-    def __init__(self, core: _core.Connection) -> None:
-        self._core = core
-        self._sending: dict[int, _Sending] = {}
-        self._receiving: dict[int, _Receiving] = {}
+    def __init__(self) -> None:
+        self.reading = asyncio.Event()
+        """Cleared while the client reads nothing."""
+        self.reading.set()
+        self.in_memory = 0
+        """Bytes that the one end has taken to send and the other not read."""
+        self.most_in_memory = 0
+        self._exchanges: list[Exchange] = []
 
-    def attend(self, kind: int, value: int) -> None:
-        """The core has news."""
-        if kind == _core.READABLE and value in self._receiving:
-            self._read(value)
-        elif kind == _core.WRITABLE and value in self._sending:
-            self._write(value)
+    def new(self, up: int, down: int, received: Callable[[int], None], ended: Callable[[], None]) -> Exchange:
+        """Describe an exchange."""
+        exchange = Exchange(len(self._exchanges), up, down, received, ended)
+        self._exchanges.append(exchange)
+        return exchange
 
-    def _send(self, stream: int, head: bytes, length: int) -> None:
-        self._sending[stream] = _Sending(stream, head, length)
-        self._write(stream)
+    async def ask(self, connection: Connection, exchange: Exchange) -> None:
+        """The client's part.
 
-    def _receive(self, stream: int, receiving: _Receiving) -> None:
-        self._receiving[stream] = receiving
-        self._read(stream)
+        Raises:
+            AssertionError: other bytes came than were sent.
+            WhimbrelError: the connection ended.
+        """
+        async with await connection.open_stream() as stream:
+            await stream.write(_REQUEST.pack(exchange.number, exchange.up, exchange.down))
+            await self._send(stream, exchange, exchange.up)
+            checking = Checking(exchange.number, exchange.down)
+            await self._receive(stream, exchange, checking, self.reading)
+            exchange.ended()
 
-    def _write(self, stream: int) -> None:
-        sending = self._sending[stream]
-        while piece := sending.piece():
-            taken = self._core.write(stream, piece)
-            if taken == 0:  # Only then WRITABLE follows.
-                return
-            sending.sent(taken)
-        del self._sending[stream]
-        self._core.finish(stream)
+    async def answer(self, stream: Stream) -> None:
+        """The server's part; raises as `ask`."""
+        async with stream:
+            number, up, down = _REQUEST.unpack(await stream.readexactly(_REQUEST.size))
+            exchange = self._exchanges[number]
+            assert (up, down) == (exchange.up, exchange.down), f"exchange {number} does not begin as it should"
+            await self._receive(stream, exchange, Checking(number, up), None)
+            await self._send(stream, exchange, down)
 
-    def _read(self, stream: int) -> None:
-        receiving = self._receiving[stream]
-        while (data := self._core.read(stream, _PIECE)) is not None:
-            if not data:
-                del self._receiving[stream]
-                receiving.end()
-                return
-            receiving.data(data)
+    async def _send(self, stream: SendStream, exchange: Exchange, length: int) -> None:
+        for offset in range(0, length, PIECE):
+            piece = pattern(exchange.number, offset, min(PIECE, length - offset))
+            await stream.write(piece)
+            self.in_memory += len(piece)
+            self.most_in_memory = max(self.most_in_memory, self.in_memory)
+        await stream.finish()
 
-
-class ClientStreams(Streams):
-    """Asks."""
-
-    def __init__(self, core: _core.Connection) -> None:
-        super().__init__(core)
-        self.exchanges: dict[int, Exchange] = {}
-        """By stream; never forgotten, since the server looks here for whom it serves."""
-
-    def begin(self, exchange: Exchange) -> None:
-        """Open a stream for it."""
-        stream = self._core.open_stream(False)
-        if stream is None:
-            raise RuntimeError("the server allows no more streams at once")
-        self.exchanges[stream] = exchange
-        self._receive(stream, _Receiving(stream, exchange.received, exchange.ended, exchange.down))
-        self._send(stream, _REQUEST.pack(exchange.up, exchange.down), exchange.up)
-
-
-class ServerStreams(Streams):
-    """Answers."""
-
-    def __init__(self, core: _core.Connection, exchange: Callable[[int], Exchange]) -> None:
-        super().__init__(core)
-        self._exchange = exchange
-
-    def attend(self, kind: int, value: int) -> None:
-        if kind == _core.OPENED:
-            while (stream := self._core.accept_stream(bool(value))) is not None:
-                self._serve(stream)
-        super().attend(kind, value)
-
-    def _serve(self, stream: int) -> None:
-        exchange = self._exchange(stream)
-
-        def ended() -> None:
-            self._send(stream, b"", exchange.down)
-
-        head = _REQUEST.pack(exchange.up, exchange.down)
-        self._receive(stream, _Receiving(stream, exchange.received, ended, exchange.up, head))
-
-
-class _Sending:
-    """The rest of what one stream carries."""
-
-    def __init__(self, stream: int, head: bytes, length: int) -> None:
-        self._head = head
-        self._begin = _begin(stream)
-        self._offset = 0
-        self._length = length
-
-    def piece(self) -> bytes:
-        """Return what comes next; nothing: that was all."""
-        if self._head:
-            return self._head
-        return _pattern(self._begin + self._offset, min(_PIECE, self._length - self._offset))
-
-    def sent(self, length: int) -> None:
-        """So much of the piece is on its way."""
-        if self._head:
-            self._head = self._head[length:]
-        else:
-            self._offset += length
-
-
-class _Receiving:
-    """What one stream has brought so far."""
-
-    def __init__(
-        self, stream: int, told: Callable[[int], None], ended: Callable[[], None], length: int, head: bytes = b""
+    async def _receive(
+        self, stream: ReceiveStream, exchange: Exchange, checking: Checking, reading: asyncio.Event | None
     ) -> None:
-        self._stream = stream
-        self._told = told
-        self._ended = ended
+        while data := await stream.read(PIECE):
+            if reading is not None and not reading.is_set():
+                await reading.wait()
+            self.in_memory -= len(data)
+            checking.data(data)
+            exchange.received(len(data))
+        checking.end()
+
+
+class Checking:
+    """Looks whether what comes is what was sent."""
+
+    def __init__(self, number: int, length: int) -> None:
+        self._number = number
         self._length = length
-        self._head = head
         self._offset = 0
 
     def data(self, data: bytes) -> None:
@@ -203,14 +157,9 @@ class _Receiving:
         Raises:
             AssertionError: these are not the bytes that were sent.
         """
-        head, rest = data[: len(self._head)], data[len(self._head) :]
-        assert head == self._head[: len(head)], f"stream {self._stream} does not begin as it should"
-        self._head = self._head[len(head) :]
-        expected = _pattern(_begin(self._stream) + self._offset, len(rest))
-        assert rest == expected, f"stream {self._stream} brought other bytes than were sent, after {self._offset}"
-        self._offset += len(rest)
-        if rest:
-            self._told(len(rest))
+        expected = pattern(self._number, self._offset, len(data))
+        assert data == expected, f"exchange {self._number} brought other bytes than were sent, after {self._offset}"
+        self._offset += len(data)
 
     def end(self) -> None:
         """The stream ended.
@@ -218,14 +167,10 @@ class _Receiving:
         Raises:
             AssertionError: too early, or too late.
         """
-        assert self._offset == self._length, f"stream {self._stream}: {self._offset} bytes of {self._length}"
-        self._ended()
+        assert self._offset == self._length, f"exchange {self._number}: {self._offset} bytes of {self._length}"
 
 
-def _begin(stream: int) -> int:
-    return stream * 7919
-
-
-def _pattern(offset: int, length: int) -> bytes:
-    begin = offset % _PERIOD
+def pattern(number: int, offset: int, length: int) -> bytes:
+    """Some bytes of an exchange's."""
+    begin = (number * 7919 + offset) % _PERIOD
     return _PATTERN[begin : begin + length]

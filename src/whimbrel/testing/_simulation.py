@@ -1,81 +1,65 @@
-"""A client that moves, its networks and a server, in one process and in virtual time.
+"""A device that moves, its networks and a server, in one process and in virtual time.
 
-    network = SimulatedNetwork(seed=1)
-    wifi = network.interface("wlan0", latency=0.005)
-    cellular = network.interface("wwan0", latency=0.040)
-    transfer = network.download(1_000_000)
-    network.at(0.5, wifi.down)
-    network.run()
-    assert transfer.complete and transfer.longest_silence < 0.2
+    with SimulatedNetwork(seed=1) as network:
+        wifi = network.interface("wlan0", latency=0.005)
+        network.interface("wwan0", latency=0.040)
+        transfer = network.download(1_000_000)
+        network.at(0.5, wifi.down)
+        network.run()
+        assert transfer.complete and transfer.longest_silence < 0.2
 
-Policy, engine and TLS are the real ones, on both ends; what is simulated is time, the links, the NATs, and the kernel
-as far as it routes and refuses packets and tells of changes. Nothing here waits. The seed decides what the links do;
-the engine's own dice (connection IDs, keys) are thrown anew each time, so that two runs are alike but not the same.
+A program of one's own runs in it as it is: ``network.run(program())``, where the program calls `whimbrel.connect`,
+`whimbrel.serve` and `asyncio.sleep` as ever.
+
+Connections, streams, servers, driver, policy, engine and TLS are those that run in production, on both ends; what is
+simulated is time, the links, the NATs, and the kernel as far as it routes and refuses packets and tells of changes.
+Nothing here waits. The seed decides what the links do, and what the engines roll dice for.
 """
 
 from __future__ import annotations
 
-import abc
-import errno
+import asyncio
+import contextvars
 import itertools
 import math
-import os
 import random
-from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Self, TypeVar, overload
 
-from whimbrel import _core
 from whimbrel._config import Limits, Migration
 from whimbrel._events import PathMigrated
-from whimbrel._steering import Steering
+from whimbrel._machine import here
 from whimbrel.testing._capture import ConnectionIds, Packet, connection_ids, is_negotiation
-from whimbrel.testing._simulated_interface import Link, SimulatedInterface, captured
-from whimbrel.testing._simulated_transfer import ClientStreams, Exchange, ServerStreams, Transfer
+from whimbrel.testing._simulated_certificate import NAME, Certificate, certificate
+from whimbrel.testing._simulated_interface import SimulatedInterface, captured
+from whimbrel.testing._simulated_link import Link
+from whimbrel.testing._simulated_loop import VirtualLoop
+from whimbrel.testing._simulated_machine import SimulatedMachine
+from whimbrel.testing._simulated_traffic import Settings, SimulatedServer, Traffic
+from whimbrel.testing._simulated_transfer import Bearer, Exchange, Transfer
 from whimbrel.testing._timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine
+    from concurrent.futures import Future
+    from types import TracebackType
 
+    from whimbrel import _core
+    from whimbrel._errors import ConnectFailed, ConnectionLost
     from whimbrel._events import PathChange
     from whimbrel._path import Address, Path
-    from whimbrel.network import Route
 
-NEWS: Final = 0.003
-"""Seconds from a change of the network to its news, as rtnetlink brings them."""
-GRANULARITY: Final = 1e-6
-"""The shortest leap in time."""
-PROBE_PORTS: Final = 60_000
-"""Where probes come from: above all ports of the core's simulated sockets."""
-_SERVER_PORT: Final = 40_000  # The core numbers simulated sockets from here, and a server has one.
-_STANDSTILL: Final = 100_000
-_NAME: Final = "server.test"
-_ALPN: Final = b"simulation"
+__all__ = ["SimulatedNetwork", "SimulatedServer"]
+
+_Result = TypeVar("_Result")
+_PATIENCE = 60.0
+"""Seconds for what was cancelled to end."""
 
 # What is remembered of a server (that it answers no probes) must not reach another simulation in the same process.
 _server_numbers = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimulatedServer:
-    """What the server is like."""
-
-    migration: bool = True
-    """With False it forbids clients to move (RFC 9000 §18.2)."""
-    id_length: int = 8
-    """Bytes of its connection IDs; with 0, clients cannot move either."""
-    idle_timeout: float = 30.0
-    answers_probes: bool = True
-    """Whether it answers unknown versions by Version Negotiation."""
-    retry: Literal["auto", "always", "never"] = "auto"
-    """Whether newcomers have to prove their address (RFC 9000 §8.1.2)."""
-    reset_key: bytes | None = None
-    """What its stateless resets are made of (RFC 9000 §10.3.2): with one, a server that was restarted can send them."""
-
-
 class SimulatedNetwork:
-    """One client, its interfaces, and one server. Times are seconds since the beginning."""
+    """One device, its interfaces, and one server. Times are seconds since the beginning. Use it as ``with``."""
 
     def __init__(
         self,
@@ -87,11 +71,11 @@ class SimulatedNetwork:
         limits: Limits | None = None,
         seed: int | None = None,
     ) -> None:
-        """Make it. The connection is dialled when time first passes.
+        """Make it. All but the seed is about the connection that `download` and its like use.
 
         Args:
             migration: of the client; by default the default.
-            server: what it is like.
+            server: what the simulation's own server is like.
             idle_timeout: of the client, seconds.
             keepalive: of the client: a PING after so many seconds of silence.
             limits: of both ends.
@@ -99,25 +83,38 @@ class SimulatedNetwork:
         """
         self.seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
         self.changes: list[tuple[float, PathChange]] = []
-        """What the application is told of the path, and when."""
+        """What connections are told of their paths, and when."""
         self.probes: list[float] = []
-        """When the client asked for version negotiation."""
+        """When the device asked for version negotiation."""
         self.interfaces: list[SimulatedInterface] = []
         self.lose: Callable[[Packet], bool] | None = None
         """Called for each packet that is to arrive at either end; with True it does not."""
-        self._migration = migration or Migration()
-        self._server_settings = server or SimulatedServer()
-        self._limits = limits or Limits()
-        self._idle_timeout = idle_timeout
-        self._keepalive = keepalive
+        self.failure: ConnectionLost | None = None
+        """What a connection was ended with by whoever looks after its path."""
         self._timeline = Timeline()
         self._chance = random.Random(self.seed)
         number = next(_server_numbers)
         self.server_address: Address = (f"198.18.{number // 250 % 250}.{number % 250 + 1}", 443)
+        self.server_address6: Address = (f"2001:db8:5e:{number:x}::1", 443)
+        self._settings = Settings(
+            migration=migration or Migration(),
+            server=server or SimulatedServer(),
+            idle_timeout=idle_timeout,
+            keepalive=keepalive,
+            limits=limits or Limits(),
+        )
+        self._loop = VirtualLoop(lambda: self._timeline.now, self._leap, self._look_up)
+        self._loop.set_exception_handler(self._note_trouble)
+        self._machine = SimulatedMachine(self, self._loop)
+        self._context = contextvars.copy_context()
+        self._context.run(here.set, self._machine)
+        self._trouble: list[BaseException] = []
+        self._goal: object = None
         self._transfers: list[Transfer] = []
-        self._waiting: list[Exchange] = []  # until there is a connection
-        self._client: _Client | None = None
-        self._server: _Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bearer = Bearer()
+        self._early: list[Exchange] = []  # asked for before time first passed
+        self._traffic: Traffic | None = None
 
     def __repr__(self) -> str:
         return f"SimulatedNetwork(seed={self.seed}) at {self.now:.6f} s"
@@ -132,13 +129,17 @@ class SimulatedNetwork:
         rate: float = 10e6,
         loss: float = 0.0,
         jitter: float = 0.0,
+        reordering: float = 0.0,
+        duplication: float = 0.0,
         queue: float = 0.050,
         mtu: int = 1500,
         metric: int | None = None,
+        ipv4: bool = True,
+        ipv6: bool = False,
         up: bool = True,
         portal: bool = False,
     ) -> SimulatedInterface:
-        """Add an interface to the client. Both directions are alike.
+        """Add an interface to the device. Both directions are alike.
 
         Args:
             name: such as ``"wlan0"``.
@@ -146,24 +147,50 @@ class SimulatedNetwork:
             rate: bits per second.
             loss: the chance of each packet to be lost.
             jitter: up to so many seconds more, packet by packet.
+            reordering: the chance of each packet to take twice the latency.
+            duplication: the chance of each packet to arrive twice.
             queue: seconds that a packet waits for its turn at most.
             mtu: bytes of the largest IP packet.
             metric: the lowest is preferred; by default, after those that there are.
+            ipv4: whether the network offers it; behind a NAT.
+            ipv6: the same; without a NAT.
             up: from the beginning on.
             portal: it carries nothing, until ``silence(False)``.
         """
         index = len(self.interfaces) + 1
-        link = Link(latency, rate, loss, jitter, queue, mtu)
-        rank = 100 * index if metric is None else metric
-        interface = SimulatedInterface(
-            name, index, link, rank, self._timeline, self._chance, self._networks_changed, self._observe
+        link = Link(
+            latency=latency,
+            rate=rate,
+            loss=loss,
+            jitter=jitter,
+            reordering=reordering,
+            duplication=duplication,
+            queue=queue,
+            mtu=mtu,
         )
+        rank = 100 * index if metric is None else metric
+        changed = self._machine.networks_changed
+        interface = SimulatedInterface(name, index, link, rank, self._timeline, self._chance, changed, self._observe)
         self.interfaces.append(interface)
+        interface.has_ipv4, interface.has_ipv6 = ipv4, ipv6
         if portal:
             interface.silence()
         if up:
             interface.up()
         return interface
+
+    @property
+    def name(self) -> str:
+        """The server's name, which leads to both of its addresses."""
+        return NAME
+
+    @property
+    def certificate(self) -> Certificate:
+        """PEM files for servers of that name: ``chain`` and ``key``, and the ``authority`` that clients may verify by.
+
+        They are the same for the whole process.
+        """
+        return certificate()
 
     # What is done -----------------------------------------------------------------------------------------------------
 
@@ -187,7 +214,7 @@ class SimulatedNetwork:
         left = count
 
         def ask() -> None:
-            self._begin(Exchange(size, size, lambda _: None, answered))
+            self._begin(size, size, lambda _: None, answered)
 
         def answered() -> None:
             nonlocal left
@@ -195,6 +222,7 @@ class SimulatedNetwork:
             transfer.progress(size)
             if left == 0:
                 transfer.end()
+                self._look_if_over()
             else:
                 self.at(self.now + every, ask)
 
@@ -203,8 +231,7 @@ class SimulatedNetwork:
 
     def restart_server(self) -> None:
         """Let the server forget everything, in an instant: it is another process from now on, at the same address."""
-        retry = self._server_settings.retry
-        self._server = _Server(_core.Endpoint.server(self._server_config(), [], retry=retry, simulated=True), self)
+        self._within(self._there.restart_server)
 
     def at(self, time: float, action: Callable[[], object]) -> None:
         """Do something then."""
@@ -212,12 +239,11 @@ class SimulatedNetwork:
 
     def migrate(self, interface: str | None = None) -> Future[Path]:
         """Ask for a move, as `Connection.migrate` does. The future is resolved as time passes."""
-        moving: Future[Path] = Future()
-        if self._client is None or self._client.steering is None:
+        connection = self._there.connection
+        if connection is None or connection._attachment is None:
             raise RuntimeError("there is no connection that could be moved")
-        self._client.set_time()
-        self._client.steering.request_move(interface, moving, self.now)
-        self._client.turn()
+        moving = connection._attachment.request_move(interface)
+        self._within(self._machine.turn)
         return moving
 
     # Time -------------------------------------------------------------------------------------------------------------
@@ -227,31 +253,84 @@ class SimulatedNetwork:
         """Seconds since the beginning."""
         return self._timeline.now
 
-    def run(self, *, horizon: float = 300.0) -> None:
-        """Let time pass until all transfers are complete, or the connection has ended.
+    @overload
+    def run(self, program: None = None, *, horizon: float = 300.0) -> None: ...
+    @overload
+    def run(self, program: Coroutine[object, object, _Result], *, horizon: float = 300.0) -> _Result: ...
+
+    def run(
+        self, program: Coroutine[object, object, _Result] | None = None, *, horizon: float = 300.0
+    ) -> _Result | None:
+        """Let time pass until a program of yours returns, and give what it returned.
+
+        Without a program: until all transfers are complete, or their connection has ended.
 
         Args:
+            program: a coroutine. What it calls of this library and of asyncio is on the simulated device and server,
+                and in virtual time.
             horizon: no further than so many seconds from now.
+
+        Raises:
+            TimeoutError: the program has not returned by then. It is cancelled.
         """
         end = self.now + horizon
-        while not self._is_over() and self._step(end):
-            pass
+        if program is None:
+            self._start()
+            if not self._is_over():
+                self._let_pass(end, self._is_over)
+            return None
+        running = self._loop.create_task(program, context=self._context)
+        running.add_done_callback(lambda _: self._loop.stop())
+        self._let_pass(end, running.done)
+        if not running.done():
+            running.cancel()
+            self._let_pass(end + _PATIENCE, running.done)
+            raise TimeoutError(f"not done after {horizon:g} s")
+        return running.result()
 
     def advance(self, seconds: float) -> None:
         """Let so much time pass, whatever happens."""
+        self._start()
         end = self.now + seconds
-        while self._step(end):
-            pass
+        self._let_pass(end, lambda: self.now >= end)
+
+    def close(self) -> None:
+        """Cancel all tasks and end. May be called twice."""
+        if self._loop.is_closed():
+            return
+        try:
+            tasks = asyncio.all_tasks(self._loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                self._let_pass(self.now + _PATIENCE, lambda: all(task.done() for task in tasks))
+            if self._traffic is not None:
+                self._within(self._traffic.close)
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        finally:
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # What there is to see ---------------------------------------------------------------------------------------------
 
     @property
     def lost(self) -> tuple[str, int, str, bool] | None:
-        """How the client's connection ended: see `_core.Connection.lost`. None while it lives."""
-        return self._client.core.lost() if self._client is not None else None
+        """How the connection of the transfers ended: see `_core.Connection.lost`. None while it lives."""
+        connection = self._traffic.connection if self._traffic is not None else None
+        return connection._core.lost() if connection is not None else None
 
     @property
-    def failure(self) -> Exception | None:
-        """What the connection was ended with by whoever looks after its paths."""
-        return self._client.failure if self._client is not None else None
+    def refusal(self) -> ConnectFailed | None:
+        """Why the transfers have no connection."""
+        return self._traffic.failure if self._traffic is not None else None
 
     @property
     def moves(self) -> list[PathMigrated]:
@@ -261,307 +340,167 @@ class SimulatedNetwork:
     @property
     def stats(self) -> _core.Stats:
         """What the client's engine has counted."""
-        assert self._client is not None  # Somebody let time pass.
-        return self._client.core.stats()
+        connection = self._there.connection
+        assert connection is not None  # Somebody let time pass.
+        return connection._core.stats()
 
-    def _is_over(self) -> bool:
-        if self._client is None:
-            return False
-        ended = self._client.ended
-        return ended or (bool(self._transfers) and all(transfer.complete for transfer in self._transfers))
+    @property
+    def most_in_memory(self) -> int:
+        """The most bytes that one end had taken to send and the other end not read, at any time."""
+        return self._bearer.most_in_memory
 
-    def _step(self, end: float) -> bool:
-        """Leap to what comes next; False: nothing does, before the end."""
-        if self._client is None:
-            self._dial()
-        assert self._client is not None
-        assert self._server is not None
-        time = min(self._timeline.next, self._client.deadline, self._server.deadline)
-        if time > end:
-            self._timeline.leap(end)
-            return False
-        self._turns_now = self._turns_now + 1 if time <= self.now else 0
-        if self._turns_now > _STANDSTILL:
-            raise RuntimeError(f"time stands still: {self!r}")
-        self._timeline.leap(max(time, self.now))
-        for host in (self._client, self._server):
-            if host.deadline <= self.now:
-                host.turn()
-        return True
+    # Inside: time -----------------------------------------------------------------------------------------------------
 
-    _turns_now = 0
+    def _let_pass(self, end: float, is_over: Callable[[], bool]) -> None:
+        """Run the loop until something stops it, which is asked again where it says that it is not over."""
+        goal = self._goal = object()
 
-    # Inside -----------------------------------------------------------------------------------------------------------
+        def stop() -> None:
+            if self._goal is goal:
+                self._loop.stop()
+
+        self._timeline.at(end, stop)
+        while True:
+            self._loop.run_forever()
+            if self._trouble:
+                trouble, self._trouble = self._trouble, []
+                raise trouble[0]
+            if self.now >= end or is_over():
+                break
+        self._machine.flush()
+
+    def _leap(self, seconds: float | None) -> None:
+        """Nothing is left to do at this moment."""
+        self._machine.flush()
+        time = min(self.now + (math.inf if seconds is None else seconds), self._timeline.next)
+        self._machine.set_time(time)
+        self._timeline.leap(time)
+
+    def _within(self, action: Callable[[], object]) -> None:
+        """Do something as one of the loop's callbacks does."""
+        if self._loop.is_running():  # It is what somebody planned by `at`.
+            self._context.run(action)
+            return
+        self._loop.call_soon(action, context=self._context)
+        self._loop.call_soon(self._loop.stop)
+        self._loop.run_forever()
+
+    def _note_trouble(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        self._trouble.append(error if isinstance(error, BaseException) else RuntimeError(str(context["message"])))
+        self._loop.stop()
+
+    # Inside: transfers ------------------------------------------------------------------------------------------------
+
+    @property
+    def _there(self) -> Traffic:
+        if self._traffic is None:
+            raise RuntimeError("nothing has begun: let time pass")
+        return self._traffic
+
+    def _start(self) -> None:
+        if self._traffic is None:
+            self._within(self._dial)
+
+    def _dial(self) -> None:
+        self._traffic = Traffic(
+            self._settings, self.server_address, self._machine, self._bearer, self._spawn, self._look_if_over
+        )
+        for exchange in self._early:
+            self._traffic.begin(exchange)
 
     def _bulk(self, up: int, down: int) -> Transfer:
         transfer = self._add_transfer()
-        self._begin(Exchange(up, down, transfer.progress, transfer.end))
-        return transfer
 
-    def _exchange(self, stream: int) -> Exchange:
-        """What the client does on a stream: in one process, the server may simply look."""
-        assert self._client is not None
-        assert self._client.streams is not None
-        return self._client.streams.exchanges[stream]
+        def ended() -> None:
+            transfer.end()
+            self._look_if_over()
+
+        self._begin(up, down, transfer.progress, ended)
+        return transfer
 
     def _add_transfer(self) -> Transfer:
         transfer = Transfer(lambda: self.now)
         self._transfers.append(transfer)
         return transfer
 
-    def _begin(self, exchange: Exchange) -> None:
-        if self._client is None or self._client.streams is None:
-            self._waiting.append(exchange)
-        elif not self._client.ended:
-            self._client.set_time()
-            self._client.streams.begin(exchange)
-            self._client.turn()
+    def _begin(self, up: int, down: int, received: Callable[[int], None], ended: Callable[[], None]) -> None:
+        exchange = self._bearer.new(up, down, received, ended)
+        if self._traffic is None:
+            self._early.append(exchange)
+        else:
+            self._traffic.begin(exchange)
 
-    def _dial(self) -> None:
-        _, _, roots = _certificate()
-        transport = self._transport(self._idle_timeout, self._keepalive)
-        client = _core.ClientConfig(alpn=[_ALPN], roots=roots, transport=transport, keylog=False)
-        self.restart_server()
-        self._client = _Client(_core.Endpoint.client(client, simulated=True), self)
+    def _spawn(self, part: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(part, context=self._context)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
 
-    def _server_config(self) -> _core.ServerConfig:
-        certificate, key, _ = _certificate()
-        settings = self._server_settings
-        return _core.ServerConfig(
-            alpn=[_ALPN],
-            certificate=certificate,
-            key=key,
-            transport=self._transport(settings.idle_timeout, None),
-            migration=settings.migration,
-            id_length=settings.id_length,
-            reset_key=settings.reset_key,
-        )
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._trouble.append(error)
+            self._loop.stop()
 
-    def _transport(self, idle_timeout: float, keepalive: float | None) -> _core.TransportConfig:
-        limits = self._limits
-        return _core.TransportConfig(
-            idle_timeout=idle_timeout,
-            keepalive=keepalive,
-            stream_window=limits.stream_window,
-            connection_window=limits.connection_window,
-            max_streams=limits.max_streams,
-            send_buffer=limits.send_buffer,
-        )
+    def _is_over(self) -> bool:
+        over = self._traffic is not None and self._traffic.is_over
+        return over or (bool(self._transfers) and all(transfer.complete for transfer in self._transfers))
 
-    def _routes(self) -> list[SimulatedInterface]:
-        """Interfaces that lead to the server, the kernel's choice first."""
-        return sorted((each for each in self.interfaces if each.is_up), key=lambda interface: interface.metric)
+    def _look_if_over(self) -> None:
+        if self._is_over():
+            self._loop.stop()
 
-    def _networks_changed(self) -> None:
-        if self._client is not None:
-            self._client.networks_changed()
+    # Inside: what lies around the machines ----------------------------------------------------------------------------
 
-    def _to_server(self, data: bytes, source: Address, interface: SimulatedInterface) -> None:
-        """The client sends a datagram."""
-        interface.send(data, source, self.server_address, lambda external: self._at_server(data, external))
+    def leave_device(self, data: bytes, source: Address, destination: Address, interface: SimulatedInterface) -> None:
+        """The device sends a datagram."""
+        interface.send(data, source, destination, lambda external: self._at_server(data, external, destination))
 
-    def _at_server(self, data: bytes, source: Address) -> None:
+    def leave_server(self, data: bytes, source: Address, destination: Address) -> None:
+        """The server sends a datagram."""
+        self._to_client(data, destination, source)
+
+    def told(self, change: PathChange | ConnectionLost) -> None:
+        """A connection of the device's is told that."""
+        if isinstance(change, Exception):
+            self.failure = change
+        else:
+            self.changes.append((self.now, change))
+
+    def asked(self) -> None:
+        """The device has asked for version negotiation."""
+        self.probes.append(self.now)
+
+    def _at_server(self, data: bytes, source: Address, destination: Address | None = None) -> None:
         """A datagram arrives at the server, as if from this address."""
-        assert self._server is not None
-        packet = captured(self.now, "to_server", data, source, self.server_address)
-        if is_negotiation(packet) and not self._server_settings.answers_probes:
+        reached = destination or self.server_address
+        packet = captured(self.now, "to_server", data, source, reached)
+        if is_negotiation(packet) and not self._settings.server.answers_probes:
             return
         if self.lose is None or not self.lose(packet):
-            self._server.receive(data, source, (self.server_address[0], _SERVER_PORT), 0)
+            self._machine.at_server(data, source, reached)
 
-    def _to_client(self, data: bytes, destination: Address) -> None:
-        """The server sends a datagram."""
+    def _to_client(self, data: bytes, destination: Address, source: Address | None = None) -> None:
+        """A datagram leaves for the device, as if from this address."""
+        origin = source or self.server_address
         interface = next((each for each in self.interfaces if each.owns(destination[0])), None)
         if interface is None:
             return
 
         def arrive(internal: Address) -> None:
-            assert self._client is not None
-            packet = captured(self.now, "to_client", data, self.server_address, internal)
+            packet = captured(self.now, "to_client", data, origin, internal)
             if self.lose is None or not self.lose(packet):
-                self._client.receive(data, self.server_address, internal, interface.route.index)
+                self._machine.at_device(data, origin, internal, interface)
 
-        interface.receive(data, self.server_address, destination, arrive)
+        interface.receive(data, origin, destination, arrive)
+
+    def _look_up(self, name: str) -> list[str]:
+        """What the name leads to, those first that there is a route to."""
+        addresses = [self.server_address[0], self.server_address6[0]] if name == NAME else []
+        return sorted(addresses, key=lambda address: self._machine.route_to(address) is None)
 
     def _observe(self, interface: SimulatedInterface) -> ConnectionIds:
         # All are looked at together: the handshake on one of them tells how long the IDs on the others are.
         seen = connection_ids(*(each.packets for each in self.interfaces), port=self.server_address[1])
         return seen[self.interfaces.index(interface)]
-
-
-class _Host(abc.ABC):
-    """A machine with one end of the connection."""
-
-    def __init__(self, endpoint: _core.Endpoint, network: SimulatedNetwork) -> None:
-        self.endpoint = endpoint
-        self.network = network
-        self.deadline = 0.0
-
-    def receive(self, data: bytes, source: Address, destination: Address, interface: int) -> None:
-        """A datagram arrives."""
-        self.set_time()
-        self.endpoint.deliver(data, source, destination, interface)
-        self.turn()
-
-    def set_time(self) -> None:
-        """Tell the core what time it is, before anything is asked of it."""
-        self.endpoint.set_time(self.network.now)
-
-    def turn(self) -> None:
-        """Do everything that is due, and whatever comes of what was asked just now."""
-        self.set_time()
-        self.endpoint.pump()
-        while self.attend():
-            self.endpoint.pump()
-        wait = self.endpoint.pump()
-        self.deadline = math.inf if wait is None else self.network.now + max(wait, GRANULARITY)
-        self.send_all()
-
-    @abc.abstractmethod
-    def attend(self) -> bool:
-        """Attend to the core's news; False: there were none."""
-
-    @abc.abstractmethod
-    def send_all(self) -> None:
-        """Let go what the core has sent."""
-
-
-class _Server(_Host):
-    """Serves whoever comes."""
-
-    def __init__(self, endpoint: _core.Endpoint, network: SimulatedNetwork) -> None:
-        super().__init__(endpoint, network)
-        self._streams: dict[int, ServerStreams] = {}
-
-    def attend(self) -> bool:
-        news = self.endpoint.news()
-        self.endpoint.control_news()
-        for number, kind, value in news:
-            if kind == _core.INCOMING:
-                self._streams[number] = ServerStreams(self.endpoint.connection(number), self.network._exchange)
-            elif kind == _core.LOST:
-                self._streams.pop(number, None)
-            elif number in self._streams:
-                self._streams[number].attend(kind, value)
-        return bool(news)
-
-    def send_all(self) -> None:
-        for data, _, _, _, destination in self.endpoint.take():
-            self.network._to_client(data, destination)
-
-
-class _Client(_Host):
-    """Moves. To its `Steering`, it is the surroundings."""
-
-    def __init__(self, endpoint: _core.Endpoint, network: SimulatedNetwork) -> None:
-        super().__init__(endpoint, network)
-        self.ended = False
-        self.failure: Exception | None = None
-        self.streams: ClientStreams | None = None
-        self.steering: Steering | None = None
-        self._probe_ports = itertools.count(PROBE_PORTS)
-        self._set_addresses()
-        routes = self.routes(network.server_address[0])
-        if not routes:
-            raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
-        self._dialled = routes[0]
-        sockets, pin = network._migration.sockets, (routes[0].index, routes[0].source)
-        endpoint.set_time(network.now)
-        self.core = endpoint.connect(network.server_address, _NAME, sockets, pin)
-
-    def turn(self) -> None:
-        super().turn()
-        if self.steering is not None and self.steering.deadline is not None:
-            self.deadline = min(self.deadline, self.steering.deadline)
-
-    def attend(self) -> bool:
-        now = self.network.now
-        if self.steering is not None:
-            self.steering.core_news(now)
-            if self.steering.deadline is not None and self.steering.deadline <= now:
-                self.steering.tick(now)
-        news = self.endpoint.news()
-        for _, kind, value in news:
-            if kind == _core.CONNECTED:
-                self._connected()
-            elif kind == _core.LOST:
-                self.ended = True
-            elif self.streams is not None:
-                self.streams.attend(kind, value)
-        return bool(news)
-
-    def _connected(self) -> None:
-        network = self.network
-        settings, peer = network._migration, f"{_NAME}:{network.server_address[1]}"
-        self.steering = Steering(
-            self.endpoint, self.core, peer, settings, self, self._report, network.now, self._dialled
-        )
-        self.steering.ask_routes(network.now)
-        self.streams = ClientStreams(self.core)
-        for exchange in network._waiting:
-            self.streams.begin(exchange)
-        network._waiting.clear()
-
-    def _report(self, change: PathChange | Exception) -> None:
-        if isinstance(change, Exception):
-            self.failure, self.ended = change, True
-            self.core.close(0, b"")
-        else:
-            self.network.changes.append((self.network.now, change))
-
-    def send_all(self) -> None:
-        for data, source, port, index, _ in self.endpoint.take():
-            interface = self._interface(index)
-            # Without a pin the kernel chooses by its routes, and takes the address of what it chose.
-            self.network._to_server(data, (source or interface.address, port), interface)
-
-    def _interface(self, index: int) -> SimulatedInterface:
-        return self.network.interfaces[index - 1] if index else self.network._routes()[0]
-
-    # The kernel -------------------------------------------------------------------------------------------------------
-
-    def networks_changed(self) -> None:
-        """Addresses or routes are others now. The news of it is on its way."""
-        self._set_addresses()
-        self.network.at(self.network.now + NEWS, self._network_news)
-
-    def _network_news(self) -> None:
-        if self.steering is not None:
-            self.set_time()
-            self.steering.ask_routes(self.network.now)
-            self.turn()
-
-    def _set_addresses(self) -> None:
-        routes = [interface.route for interface in self.network._routes()]
-        self.endpoint.set_addresses([(route.index, route.source) for route in routes])
-
-    # Surroundings of a `Steering` -------------------------------------------------------------------------------------
-
-    def routes(self, address: str) -> Sequence[Route]:
-        return [interface.route for interface in self.network._routes()]
-
-    def send_probe(self, steering: Steering, route: Route, datagram: bytes) -> None:
-        interface = self._interface(route.index)
-        if not interface.is_up or interface.address != route.source:
-            raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
-        self.network.probes.append(self.network.now)
-        self.network._to_server(datagram, (route.source, next(self._probe_ports)), interface)
-
-    def receive(self, data: bytes, source: Address, destination: Address, interface: int) -> None:
-        if destination[1] < PROBE_PORTS:
-            super().receive(data, source, destination, interface)
-        elif self.steering is not None:
-            self.set_time()
-            self.steering.datagram_came(data, self.network.now)
-            self.turn()
-
-
-@cache
-def _certificate() -> tuple[bytes, bytes, bytes]:
-    """Certificate chain, key and authority, PEM, made once."""
-    import trustme  # Only whoever simulates needs it.
-
-    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
-    issued = authority.issue_cert(_NAME, key_type=trustme.KeyType.ECDSA)
-    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
-    return chain, issued.private_key_pem.bytes(), authority.cert_pem.bytes()
