@@ -220,7 +220,8 @@ class Connection:
 class Endpoint:
     """The sockets of one client connection, or of a server, with the engine behind them."""
     @staticmethod
-    def client(config: ClientConfig, *, simulated: bool = False) -> Endpoint: ...
+    # seed: of what the engine throws dice for, where it is simulated; not of IDs and keys
+    def client(config: ClientConfig, *, simulated: bool = False, seed: int | None = None) -> Endpoint: ...
     @staticmethod
     def server(
         config: ServerConfig,
@@ -230,6 +231,7 @@ class Endpoint:
         retry: str = "auto",  # or "always", "never"
         max_connections: int | None = None,
         simulated: bool = False,
+        seed: int | None = None,
     ) -> Endpoint: ...
     # sockets: "pinned" | "unconnected" | "connected"; pin: (interface index, source address). OSError where no socket
     # can be had.

@@ -98,14 +98,17 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    pub fn client() -> Self {
+    /// `seed`: what the dice are thrown by that decide how packets look, though not which IDs and keys they hold; `None`:
+    /// by chance.
+    pub fn client(seed: Option<u64>) -> Self {
         let endpoint = endpoint_config(CLIENT_ID_LENGTH, Some(CLIENT_ID_LIFETIME), None);
-        Self::new(quinn_proto::Endpoint::new(endpoint, None, true, None), None)
+        Self::new(quinn_proto::Endpoint::new(endpoint, None, true, seed.map(widen)), None)
     }
 
-    pub fn server(config: &ServerConfig, admission: Admission) -> Self {
+    /// `seed`: as of `client`.
+    pub fn server(config: &ServerConfig, admission: Admission, seed: Option<u64>) -> Self {
         let endpoint = endpoint_config(config.id_length, None, config.reset_key.as_deref());
-        let endpoint = quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, None);
+        let endpoint = quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, seed.map(widen));
         let mut server = Self::new(endpoint, Some(config.clone()));
         (server.admission, server.id_length) = (admission, config.id_length);
         server
@@ -483,4 +486,9 @@ impl From<quinn_proto::Transmit> for Transmit {
             ecn: transmit.ecn.map_or(0, |codepoint| codepoint as u8),
         }
     }
+}
+fn widen(seed: u64) -> [u8; 32] {
+    let mut wide = [0; 32];
+    wide[..8].copy_from_slice(&seed.to_le_bytes());
+    wide
 }

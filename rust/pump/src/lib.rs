@@ -13,6 +13,6 @@ mod waiting;
 mod wire;
 
 pub use clock::Clock;
-pub use pump::{Control, Listening, Pump, PumpError, ServerStatistics};
+pub use pump::{Control, Listening, Pump, PumpError, ServerStatistics, Time};
 pub use traffic::Traffic;
 pub use wire::VirtualDatagram;

@@ -74,6 +74,24 @@ pub struct ServerStatistics {
     pub connected_sockets: usize,
 }
 
+/// Whose time it is.
+#[derive(Clone, Copy, Debug)]
+pub enum Time {
+    /// The machine's; the caller's monotonic clock shows so many seconds now.
+    Real(f64),
+    /// Moved by hand, and there are no sockets. The seed is that of the engine.
+    Virtual(Option<u64>),
+}
+
+impl Time {
+    fn seed(self) -> Option<u64> {
+        match self {
+            Self::Real(_) => None,
+            Self::Virtual(seed) => seed,
+        }
+    }
+}
+
 /// The sockets of one client connection, or of a server, with the engine behind them.
 pub struct Pump {
     state: Mutex<State>,
@@ -86,19 +104,18 @@ pub struct Pump {
 }
 
 impl Pump {
-    /// For one connection to a server. `seconds` is what the caller's monotonic clock shows; without it time is
-    /// virtual, and there are no sockets.
-    pub fn client(config: ClientConfig, seconds: Option<f64>) -> io::Result<Arc<Self>> {
-        let wire = match seconds {
-            Some(_) => Wire::Sockets(Sockets::new()?),
-            None => Wire::Virtual(VirtualSockets::default()),
+    /// For one connection to a server.
+    pub fn client(config: ClientConfig, time: Time) -> io::Result<Arc<Self>> {
+        let wire = match time {
+            Time::Real(_) => Wire::Sockets(Sockets::new()?),
+            Time::Virtual(_) => Wire::Virtual(VirtualSockets::default()),
         };
-        Self::new(Endpoint::client(), wire, Some(config), seconds)
+        Self::new(Endpoint::client(time.seed()), wire, Some(config), time)
     }
 
-    pub fn server(config: &ServerConfig, listening: &Listening, seconds: Option<f64>) -> io::Result<Arc<Self>> {
-        let wire = match seconds {
-            Some(_) => {
+    pub fn server(config: &ServerConfig, listening: &Listening, time: Time) -> io::Result<Arc<Self>> {
+        let wire = match time {
+            Time::Real(_) => {
                 let mut sockets = Sockets::new()?;
                 for &address in &listening.addresses {
                     let socket = Socket::wildcard(address)?;
@@ -109,15 +126,19 @@ impl Pump {
                 }
                 Wire::Sockets(sockets)
             }
-            None => Wire::Virtual(VirtualSockets::default()),
+            Time::Virtual(_) => Wire::Virtual(VirtualSockets::named(listening.addresses.clone())),
         };
-        let pump = Self::new(Endpoint::server(config, listening.admission), wire, None, seconds)?;
+        let engine = Endpoint::server(config, listening.admission, time.seed());
+        let pump = Self::new(engine, wire, None, time)?;
         pump.lock().connects = listening.connected;
         Ok(pump)
     }
 
-    fn new(engine: Endpoint, wire: Wire, client: Option<ClientConfig>, seconds: Option<f64>) -> io::Result<Arc<Self>> {
-        let clock = seconds.map_or_else(Clock::simulated, Clock::real);
+    fn new(engine: Endpoint, wire: Wire, client: Option<ClientConfig>, time: Time) -> io::Result<Arc<Self>> {
+        let clock = match time {
+            Time::Real(seconds) => Clock::real(seconds),
+            Time::Virtual(_) => Clock::simulated(),
+        };
         let readable = match &wire {
             Wire::Sockets(sockets) => sockets.epoll.as_raw_fd(),
             Wire::Virtual(_) => -1,
@@ -149,7 +170,7 @@ impl Pump {
             turns: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
         });
-        if seconds.is_some() {
+        if matches!(time, Time::Real(_)) {
             guard::add(&pump)?;
         }
         Ok(pump)
@@ -382,7 +403,7 @@ impl Pump {
     pub fn addresses(&self) -> Vec<SocketAddr> {
         match &self.lock().wire {
             Wire::Sockets(sockets) => sockets.addresses(),
-            Wire::Virtual(_) => Vec::new(),
+            Wire::Virtual(sockets) => sockets.names.clone(),
         }
     }
 

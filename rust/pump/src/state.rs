@@ -424,7 +424,7 @@ mod tests {
     use whimbrel_engine::Transport;
 
     use super::*;
-    use crate::Pump;
+    use crate::{Pump, pump::Time};
 
     fn transport() -> Transport {
         Transport {
@@ -443,7 +443,7 @@ mod tests {
     #[test]
     fn what_nobody_takes_does_not_pile_up() {
         let config = ClientConfig::new(vec![b"test".to_vec()], None, None, &transport(), None, false).unwrap();
-        let pump = Pump::client(config, None).unwrap();
+        let pump = Pump::client(config, Time::Virtual(None)).unwrap();
         let number = pump.connect(([192, 0, 2, 1], 443).into(), "test", Control::Unconnected, None).unwrap();
         for _ in 0..3 {
             let mut state = pump.lock();

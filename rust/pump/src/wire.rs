@@ -37,6 +37,8 @@ pub(crate) enum Wire {
 /// A list in memory where sockets would be.
 #[derive(Default)]
 pub(crate) struct VirtualSockets {
+    /// Of a server: what it was told to listen on.
+    pub names: Vec<SocketAddr>,
     pub sent: Vec<VirtualDatagram>,
     /// What each is bound to, by its number: connected ones are.
     bound: Vec<Option<IpAddr>>,
@@ -45,6 +47,10 @@ pub(crate) struct VirtualSockets {
 }
 
 impl VirtualSockets {
+    pub fn named(names: Vec<SocketAddr>) -> Self {
+        Self { names, ..Self::default() }
+    }
+
     pub fn add(&mut self, bound: Option<IpAddr>) -> u64 {
         self.bound.push(bound);
         self.bound.len() as u64 - 1

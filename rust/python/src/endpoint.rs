@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, os::fd::RawFd, sync::Arc};
 
 use pyo3::{exceptions::PyValueError, prelude::*, types::PyBytes};
 use whimbrel_engine::{Admission, Dropped, Retry};
-use whimbrel_pump::{Control, Listening, Pump};
+use whimbrel_pump::{Control, Listening, Pump, Time};
 
 use crate::{
     config::{ClientConfig, ServerConfig},
@@ -21,14 +21,17 @@ type Sent = (Py<PyBytes>, Option<String>, u16, u32, Address);
 #[pymethods]
 impl Endpoint {
     #[staticmethod]
-    #[pyo3(signature = (config, *, simulated=false))]
-    fn client(py: Python<'_>, config: &ClientConfig, simulated: bool) -> PyResult<Self> {
-        let seconds = clock(py, simulated)?;
-        Ok(Self(Pump::client(config.0.clone(), seconds).map_err(Error::from)?))
+    #[pyo3(signature = (config, *, simulated=false, seed=None))]
+    fn client(py: Python<'_>, config: &ClientConfig, simulated: bool, seed: Option<u64>) -> PyResult<Self> {
+        let time = time(py, simulated, seed)?;
+        Ok(Self(Pump::client(config.0.clone(), time).map_err(Error::from)?))
     }
 
     #[staticmethod]
-    #[pyo3(signature = (config, addresses, *, connected=false, retry="auto", max_connections=None, simulated=false))]
+    #[pyo3(signature = (
+        config, addresses, *, connected=false, retry="auto", max_connections=None, simulated=false, seed=None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
     fn server(
         py: Python<'_>,
         config: &ServerConfig,
@@ -37,8 +40,9 @@ impl Endpoint {
         retry: &str,
         max_connections: Option<u64>,
         simulated: bool,
+        seed: Option<u64>,
     ) -> PyResult<Self> {
-        let seconds = clock(py, simulated)?;
+        let time = time(py, simulated, seed)?;
         let addresses = addresses.iter().map(address).collect::<PyResult<Vec<_>>>()?;
         let retry = match retry {
             "auto" => Retry::Auto,
@@ -48,7 +52,7 @@ impl Endpoint {
         };
         let admission = Admission { retry, max_connections: max_connections.unwrap_or(u64::MAX) };
         let listening = Listening { addresses, connected, admission };
-        Ok(Self(Pump::server(&config.0, &listening, seconds).map_err(Error::from)?))
+        Ok(Self(Pump::server(&config.0, &listening, time).map_err(Error::from)?))
     }
 
     #[pyo3(signature = (remote, server_name, sockets, pin_to))]
@@ -202,10 +206,10 @@ pub(crate) struct ServerStats {
     connected_sockets: usize,
 }
 
-/// What Python's monotonic clock shows, so that both sides speak of the same time; nothing where time is virtual.
-fn clock(py: Python<'_>, simulated: bool) -> PyResult<Option<f64>> {
+/// The time of Python's monotonic clock, so that both sides speak of the same; or a virtual one.
+fn time(py: Python<'_>, simulated: bool, seed: Option<u64>) -> PyResult<Time> {
     if simulated {
-        return Ok(None);
+        return Ok(Time::Virtual(seed));
     }
-    py.import("time")?.call_method0("monotonic")?.extract().map(Some)
+    py.import("time")?.call_method0("monotonic")?.extract().map(Time::Real)
 }
