@@ -91,6 +91,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         working.add_done_callback(self._worked)
         return working
 
+    async def shutdown_default_executor(self, *args: Any) -> None:
+        self._working += 1  # Its threads end in real time.
+        try:
+            await super().shutdown_default_executor(*args)
+        finally:
+            self._working -= 1
+
     def _worked(self, _: object) -> None:
         self._working -= 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import random
 from typing import TYPE_CHECKING, Final, Protocol
 
 from whimbrel import _core
@@ -66,8 +67,16 @@ class Surroundings(Protocol):
 class SimulatedMachine:
     """The device and the server at once: clients get the one, servers the other."""
 
-    def __init__(self, around: Surroundings, loop: VirtualLoop) -> None:
+    def __init__(self, around: Surroundings, loop: VirtualLoop, seed: int) -> None:
+        """Make both.
+
+        Args:
+            around: the networks.
+            loop: in which everything happens.
+            seed: of the engines.
+        """
         self._around = around
+        self._chance = random.Random(seed)
         self._loop = loop
         # By the descriptor that wakes who pumps it.
         self._clients: dict[int, _core.Endpoint] = {}
@@ -115,7 +124,7 @@ class SimulatedMachine:
         return probe
 
     def client_endpoint(self, config: _core.ClientConfig) -> _core.Endpoint:
-        endpoint = self._open(self._clients, _core.Endpoint.client(config, simulated=True))
+        endpoint = self._open(self._clients, _core.Endpoint.client(config, simulated=True, seed=self._seed()))
         self._set_addresses(endpoint)
         return endpoint
 
@@ -134,7 +143,13 @@ class SimulatedMachine:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         named = [(host, port or min(ports)) for host, port in addresses]
         endpoint = _core.Endpoint.server(
-            config, named, connected=connected, retry=retry, max_connections=max_connections, simulated=True
+            config,
+            named,
+            connected=connected,
+            retry=retry,
+            max_connections=max_connections,
+            simulated=True,
+            seed=self._seed(),
         )
         self._open(self._servers, endpoint)
         self._listening.update(dict.fromkeys(ports, endpoint.wake_fileno()))
@@ -305,6 +320,9 @@ class SimulatedMachine:
 
     def _interface(self, index: int) -> SimulatedInterface | None:
         return next((each for each in self._around.interfaces if each.index == index), None)
+
+    def _seed(self) -> int:
+        return self._chance.getrandbits(64)
 
     def _free_port(self) -> int:
         return next(port for port in itertools.count(FIRST_PORT) if port not in self._listening)

@@ -105,7 +105,7 @@ class SimulatedNetwork:
         )
         self._loop = VirtualLoop(lambda: self._timeline.now, self._leap, self._look_up)
         self._loop.set_exception_handler(self._note_trouble)
-        self._machine = SimulatedMachine(self, self._loop)
+        self._machine = SimulatedMachine(self, self._loop, self.seed)
         self._context = contextvars.copy_context()
         self._context.run(here.set, self._machine)
         self._trouble: list[BaseException] = []
@@ -367,6 +367,7 @@ class SimulatedNetwork:
                 raise trouble[0]
             if self.now >= end or is_over():
                 break
+        self._goal = None
         self._machine.flush()
 
     def _leap(self, seconds: float | None) -> None:
