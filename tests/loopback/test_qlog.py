@@ -325,7 +325,13 @@ async def test_each_end_tells_the_paths_that_its_packets_took(certificates: Cert
             for kind in ("sent", "received"):
                 packets = [event for event in named(events, f"transport:packet_{kind}") if event["path"] == path]
                 assert sum(event["data"].get("raw", {"length": 0})["length"] for event in packets) > 200_000
+        metrics = named(events, "recovery:metrics_updated")
         assert runs(events, "recovery:metrics_updated") == ["", "1", "2"]
+        for path in ("", "1", "2"):
+            told = [event["data"] for event in metrics if event["path"] == path]
+            assert {"congestion_window", "bytes_in_flight"} <= set(told[0])
+            # Until it is measured, the engine takes it for 100 ms.
+            assert 0 < next(each["smoothed_rtt"] for each in told if "smoothed_rtt" in each) < 99
         # RFC 9000 §9.5: another connection ID, at the same time.
         for owner in ("local", "remote"):
             updates = named(events, "connectivity:connection_id_updated")

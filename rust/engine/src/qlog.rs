@@ -55,6 +55,8 @@ struct Sink {
     ids: [Vec<u8>; 2],
     /// For how long the engine's clock has stood still, milliseconds.
     stood_still: f64,
+    /// What the engine said of congestion last, and of which path.
+    metrics: (Map<String, Value>, PathId),
     /// A path's RTT before any is measured, seconds.
     initial_rtt: f64,
     /// Nobody will say when the last record has come.
@@ -118,6 +120,7 @@ impl Place {
             migrating: false,
             ids: Default::default(),
             stood_still: 0.0,
+            metrics: Default::default(),
             initial_rtt: self.initial_rtt.as_secs_f64(),
             ended: false,
         };
@@ -281,7 +284,7 @@ impl Sink {
     }
 
     /// `path`: of the datagram that a packet came or went in.
-    fn put(&mut self, record: Value, path: PathId) {
+    fn put(&mut self, mut record: Value, path: PathId) {
         let header = |field| record["data"]["header"][field].clone();
         let number = (header("packet_type") == "1RTT").then(|| header("packet_number").as_u64()).flatten();
         let mut of_record = self.paths.active();
@@ -292,6 +295,15 @@ impl Sink {
             of_record = path;
         } else if is(&record, "packet_lost") {
             of_record = number.map_or(PathId::default(), |number| self.paths.of_sent(number));
+        } else if is(&record, "metrics_updated")
+            && let Value::Object(changed) = &mut record["data"]
+        {
+            let (all, told) = &mut self.metrics;
+            all.append(&mut changed.clone());
+            // The engine tells what has changed. Of a path that nothing was told of yet, that is all.
+            if mem::replace(told, of_record) != of_record {
+                changed.clone_from(all);
+            }
         }
         self.emit(record, of_record);
     }
