@@ -15,6 +15,8 @@ The rules
  9. Nothing moves before the handshake is confirmed.
 10. A server that answers no probes, asked where the path is known to work, is moved to on trust, under rule 4.
 11. `Connection.migrate` asks first as well; where it led is the user's choice until the network changes.
+12. The interface is renamed, or the kernel prefers another of its addresses while ours is still there: stay. A way that
+    is back in a blink, the same as it was: go on as if nothing had been.
 
 The states
 
@@ -79,6 +81,9 @@ REVIVAL: Final = (2.0, 15.0)
 it anew, each of which takes a connection ID."""
 LONGEST_PING: Final = 15.0
 """Pause between PINGs on a quiet, living path: shorter than what NATs give UDP (30 s and more)."""
+BLINK: Final = 0.1
+"""How long a way may be gone and still be the same path: less than a PTO, so that nobody has backed off. Some DHCP
+clients take the route away for a moment whenever they renew (busybox's script)."""
 FLAP_MEMORY: Final = 10.0
 """Seconds for which it counts that a network was preferred and then no longer."""
 FLAP_HOLD: Final = (1.0, 5.0)
@@ -420,7 +425,7 @@ class MigrationPolicy:
         """Take in one event and say what to do, in this order. ``now`` never goes back."""
         if isinstance(self._state, GivenUp):
             return []
-        if isinstance(event, RoutesChanged) and event.routes == self.routes:
+        if isinstance(event, RoutesChanged) and self._are_known(event.routes):
             event = Tick()  # Several messages come for one change; only the answer counts, and it is the same.
         actions = self._note(event, facts, now)
         # RFC 9000 §9: a client must not migrate before the handshake is confirmed. A network that dies in the
@@ -441,6 +446,14 @@ class MigrationPolicy:
         return actions
 
     # Memory ----------------------------------------------------------------------------------------------------------
+
+    def _are_known(self, routes: tuple[Route, ...]) -> bool:
+        """Whether these are the same ways. How they are called now, and which other addresses are there, is noted."""
+        self.active = next((r for r in routes if r == self.active), self.active)
+        if routes != self.routes:
+            return False
+        self.routes = routes
+        return True
 
     def _note(self, event: Event, facts: Facts, now: float) -> list[Action]:
         """Remember what the event says, whatever the state."""
@@ -611,7 +624,7 @@ class MigrationPolicy:
             return self._held(self._state, facts, now)
         if self._settings.sockets == "unconnected":
             return self._follow_kernel(facts, now)
-        if self._settings.auto and self.active not in self.routes:
+        if self._settings.auto and not self._is_there(self.active):
             if not self.routes or facts.peer_forbids:
                 return self._hold(now)
             # Rule 2. Nobody is asked: whatever the new network is like, the old one is gone.
@@ -635,7 +648,7 @@ class MigrationPolicy:
         """A connected socket stops working once another network is preferred: no time to ask, or to settle."""
         if self._settings.sockets != "connected" or not self._settings.auto or facts.peer_forbids:
             return False
-        return self.routes[0] != self.active and not self._chosen and self._requested != self.active
+        return not _carries(self.routes[0], self.active) and not self._chosen and self._requested != self.active
 
     def _look_around(self, facts: Facts, now: float) -> list[Action]:
         """Steady: is there a reason to ask somebody, or to move?"""
@@ -653,7 +666,7 @@ class MigrationPolicy:
         """Where we would rather be, and why."""
         if self._requested is not None and self._requested != self.active:
             return self._requested, "requested"
-        if not self._settings.auto or self._chosen or not self.routes or self.routes[0] == self.active:
+        if not self._settings.auto or self._chosen or not self.routes or _carries(self.routes[0], self.active):
             return None
         pause = self._pauses.get(self.routes[0])
         return self.routes[0], "returned" if pause is not None and pause.left else "preferred"
@@ -699,7 +712,7 @@ class MigrationPolicy:
             elif a.sent < PROBES:
                 if self._may_probe(now):
                     actions.append(Probe(a.route))
-                    kept.append(Asked(a.route, a.sent + 1, now + _probe_wait(a.sent, facts)))
+                    kept.append(Asked(a.route, a.sent + 1, now + probe_wait(a.sent, facts)))
                 else:
                     kept.append(replace(a, next=self._next_probe()))
             elif self._control_wanted(facts) and self._may_probe(now) and self.active is not None:
@@ -837,7 +850,7 @@ class MigrationPolicy:
         return self._move(waiting.route, waiting.reason, facts, now)
 
     def _move(self, route: Route, reason: Reason, facts: Facts, now: float, *, proven: bool = False) -> list[Action]:
-        left, self.active = self.active, route
+        left, self.active = self.active, next((r for r in self.routes if r == route), route)  # By its newest name.
         if left is not None:
             self._left[left] = now
         worked = reason in ("preferred", "returned", "requested") and not self._suspect
@@ -846,7 +859,7 @@ class MigrationPolicy:
         self._state = Settling(left if worked else None, now, now + patience)
         self._watch = Quiet()
         self._chosen = False
-        actions: list[Action] = [Migrate(route, reason)]
+        actions: list[Action] = [Migrate(self.active, reason)]
         if proven:
             actions += self._arrived()
             if not self._settings.auto:
@@ -878,7 +891,8 @@ class MigrationPolicy:
         if now < settling.until:
             return []
         back = settling.fallback
-        if back is not None and back in self.routes and (self._settings.sockets == "pinned" or back == self.routes[0]):
+        pinned = self._settings.sockets == "pinned"
+        if back is not None and self._is_there(back) and (pinned or _carries(self.routes[0], back)):
             actions = self._reject(self.active, "no-answer", now, ROLLED_BACK_PAUSE)
             return actions + self._move(back, "rolled-back", facts, now)
         # No way back. That is a silent path, of which we know it already.
@@ -888,6 +902,9 @@ class MigrationPolicy:
     def _steady(self, facts: Facts, now: float) -> list[Action]:
         self._state = Steady()
         return self._look_around(facts, now)
+
+    def _is_there(self, route: Route | None) -> bool:
+        return any(_carries(r, route) for r in self.routes)
 
     def _others(self) -> list[Route]:
         return [r for r in self.routes if r != self.active]
@@ -915,7 +932,8 @@ class MigrationPolicy:
             return [GiveUp()]
         route, self._state = routes[0], Steady()
         restored = Report(NetworkRestored(route.interface, now - held.since))
-        if forbidden or self._settings.sockets == "unconnected":
+        blink = route == held.route and now < held.since + BLINK
+        if forbidden or blink or self._settings.sockets == "unconnected":
             self.active = route
             return [Resume(route), Ping(), restored]
         # Also to the route that was used before: that makes a new path of it for the server, which tries it at once. On
@@ -971,11 +989,16 @@ class MigrationPolicy:
         return max(now, min(times)) if times else None
 
 
+def _carries(route: Route, used: Route | None) -> bool:
+    """Rule 12: whether packets can go on leaving as they did, now that this is the kernel's choice for new ones."""
+    return used is not None and (route == used or (route.index == used.index and used.source in route.addresses))
+
+
 def _two_ptos(facts: Facts) -> float:
     return 2 * max(facts.pto, PTO_FLOOR)
 
 
-def _probe_wait(sent: int, facts: Facts) -> float:
+def probe_wait(sent: int, facts: Facts) -> float:
     """How long to wait after the next probe, when ``sent`` have gone before."""
     if sent + 1 == PROBES:
         return LAST_WAIT

@@ -247,6 +247,8 @@ class Steering:
         if self._settings.sockets == "unconnected":
             self._route = self._policy.active or self._route
             self._note_route()
+        elif self._route == self._policy.active:
+            self._route = self._policy.active  # Its interface may have another name by now.
         if logger.isEnabledFor(logging.DEBUG) and actions:
             logger.debug("%s: %s -> %s", self._peer, event, actions)
         # The old path must not be used again between the clock's start and the move, so the move goes first.

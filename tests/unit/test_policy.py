@@ -1048,3 +1048,86 @@ def test_an_unconnected_socket_by_hand_is_left_alone_altogether() -> None:
     for step, routes in enumerate([(WIFI, CELLULAR), (WIFI,), ()]):
         assert journey.at(1.0 + step, RoutesChanged(routes)) == []
     assert journey.run(1000.0) == []
+
+
+# Rule 12: the same way under another name, or beside another address
+
+
+def test_a_renamed_interface_is_the_same_way_and_is_told_by_its_new_name() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR)
+    renamed = replace(WIFI, interface="home0")
+    assert journey.at(1.0, RoutesChanged((renamed, CELLULAR))) == []
+    assert journey.policy.active is renamed
+    (told,) = journey.at(2.0, RoutesChanged(()))[1:]
+    assert told == Report(NetworkLost())
+
+
+def test_a_return_to_a_renamed_interface_is_told_by_its_new_name() -> None:
+    journey = Journey(CELLULAR)
+    journey.go_to_wifi(1.0)
+    journey.at(20.0, RoutesChanged((CABLE, WIFI, CELLULAR)))
+    journey.at(20.01, ProbeAnswered(CABLE, 0.01), heard=20.0)
+    journey.at(20.02, RoutesChanged((CABLE, replace(WIFI, interface="home0"), CELLULAR)))
+    journey.run(22.0)
+    (back,) = [action for _, action in journey.told if isinstance(action, Migrate) and action.reason == "rolled-back"]
+    assert back.route.interface == "home0"
+
+
+def test_an_address_that_is_still_there_is_kept_when_the_kernel_prefers_another() -> None:
+    # IPv6 privacy addresses (RFC 8981) are replaced once a day and stay for a week: for what uses them.
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True, heard=0.9)
+    rotated = replace(WIFI, source="10.2.0.99", addresses=("10.2.0.2", "10.2.0.99"))
+    assert journey.at(1.0, RoutesChanged((rotated, CELLULAR)), heard=1.0) == []
+    assert journey.policy.active == WIFI
+    expired = replace(rotated, addresses=("10.2.0.99",))
+    assert journey.at(2.0, RoutesChanged((expired, CELLULAR)), heard=2.0) == [Migrate(rotated, "dead")]
+
+
+def test_the_same_address_on_another_interface_is_another_way() -> None:
+    # USB modems of one make all hand out the same address.
+    other = replace(CABLE, addresses=("10.2.0.2", "10.3.0.2"))
+    assert Journey(WIFI).at(1.0, RoutesChanged((other,))) == [Migrate(other, "dead")]
+
+
+def test_an_old_address_that_falls_silent_is_left_for_the_new_one_of_the_same_interface() -> None:
+    journey = Journey(WIFI, WIFI)
+    rotated = replace(WIFI, source="10.2.0.99", addresses=("10.2.0.2", "10.2.0.99"))
+    journey.at(1.0, RoutesChanged((rotated,)), due=True, heard=1.0)
+    assert Probe(rotated) in [action for _, action in journey.run(1.5)]
+    assert Migrate(rotated, "silent") in journey.at(1.5, ProbeAnswered(rotated, 0.01))
+
+
+def test_a_way_taken_back_to_keeps_its_old_address_too() -> None:
+    journey = Journey(WIFI, WIFI)
+    both = ("10.2.0.2", "10.2.0.99")
+    journey.at(1.0, RoutesChanged((CABLE, replace(WIFI, source="10.2.0.99", addresses=both))), heard=1.0)
+    journey.at(1.01, ProbeAnswered(CABLE, 0.01))
+    journey.run(2.0)
+    assert [(move.route, move.reason) for move in journey.moves()] == [(CABLE, "preferred"), (WIFI, "rolled-back")]
+
+
+def test_a_new_connection_to_a_network_takes_the_address_that_the_kernel_prefers_there() -> None:
+    rotated = replace(WIFI, source="10.2.0.99", addresses=("10.2.0.2", "10.2.0.99"))
+    assert Journey().at(1.0, RoutesChanged((rotated, CELLULAR))) == [Probe(rotated)]
+
+
+def test_a_connected_socket_keeps_its_address_too() -> None:
+    journey = Journey(WIFI, WIFI, settings=Migration(sockets="connected"))
+    rotated = replace(WIFI, source="10.2.0.99", addresses=("10.2.0.2", "10.2.0.99"))
+    assert journey.at(1.0, RoutesChanged((rotated,))) == []
+
+
+def test_a_way_that_is_back_in_a_blink_is_the_path_that_it_was() -> None:
+    journey = Journey(WIFI, WIFI, due=True, heard=0.9)
+    assert journey.at(1.0, RoutesChanged(()), heard=1.0) == [Hold(), Report(NetworkLost())]
+    resumed = journey.at(1.0625, RoutesChanged((WIFI,)))
+    assert resumed == [Resume(WIFI), Ping(), Report(NetworkRestored("wlan0", 0.0625))]
+    assert journey.policy.active == WIFI
+    journey.at(2.0, RoutesChanged(()), heard=2.0)
+    assert journey.at(2.2, RoutesChanged((WIFI,)))[:2] == [Resume(WIFI), Migrate(WIFI, "restored")]
+
+
+def test_another_way_in_a_blink_is_another_path() -> None:
+    journey = Journey(WIFI, WIFI)
+    journey.at(1.0, RoutesChanged(()))
+    assert Migrate(CELLULAR, "restored") in journey.at(1.01, RoutesChanged((CELLULAR,)))

@@ -38,7 +38,7 @@ class SocketLookup:
         packed = socket.inet_pton(peer.family, source)
         if packed == peer.packed and not peer.scope:
             return Found(socket.if_nametoindex("lo"), source)
-        owners = [interface for interface, address in _addresses(peer.family) if address == packed]
+        owners = [interface for interface, address in addresses(peer.family) if address == packed]
         for interface in owners:
             if len(owners) == 1 or _source(peer, interface) == source:
                 return Found(socket.if_nametoindex(interface), source)
@@ -112,7 +112,7 @@ def _source(peer: Peer, interface: str = "") -> str | None:
         return source
 
 
-def _addresses(family: socket.AddressFamily) -> list[tuple[str, bytes]]:
+def addresses(family: socket.AddressFamily) -> list[tuple[str, bytes]]:
     """The interfaces' addresses: pairs of name and packed address."""
     if family == socket.AF_INET6:
         rows = [line.split() for line in _table("if_inet6")]

@@ -15,12 +15,12 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from whimbrel.network._lookup import Lookup, NetlinkRefused, Peer
 from whimbrel.network._netlink import NetlinkLookup
-from whimbrel.network._poll import SocketLookup
+from whimbrel.network._poll import SocketLookup, addresses
 
 _SIOCGIFFLAGS, _SIOCGIFINDEX = 0x8913, 0x8933
 _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0x0A
@@ -30,12 +30,18 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a packet to the peer would use: the interface it leaves by, and the source address it carries."""
+    """What a packet to the peer would use: the interface it leaves by, and the source address it carries.
 
-    interface: str
+    Routes are equal where packets go the same way. An interface's name is no part of that: it may be renamed in use.
+    """
+
+    interface: str = field(compare=False)
     index: int
     """The interface's number, by which packets are pinned to it (IP_PKTINFO). It also scopes a link-local source."""
     source: str
+    addresses: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """From `routes_to`: all addresses of the interface, in the peer's family. Packets may carry any of them, also one
+    that the kernel no longer chooses because it is deprecated (RFC 4862 §5.5.4, RFC 8981 §3.4)."""
 
 
 def route_to(peer: str) -> Route | None:
@@ -103,7 +109,16 @@ def _every_way(peer: Peer, lookup: Lookup) -> list[Route]:
             found = lookup.bound(peer, index, name)
             if found is not None:
                 others.append(Route(name, found.index, found.source))
-    return others if first is None else [first, *others]
+    return _with_addresses(peer, others if first is None else [first, *others])
+
+
+def _with_addresses(peer: Peer, routes: list[Route]) -> list[Route]:
+    if not routes:
+        return []
+    owned: dict[str, list[str]] = {}
+    for interface, address in addresses(peer.family):
+        owned.setdefault(interface, []).append(socket.inet_ntop(peer.family, address))
+    return [replace(route, addresses=tuple(owned.get(route.interface, ()))) for route in routes]
 
 
 def _works(interface: str, flags: int) -> bool:
