@@ -162,7 +162,8 @@ def test_the_picture_is_drawn_as_svg_and_png(tmp_path: Path) -> None:
 
 
 def test_labels_do_not_cover_each_other() -> None:
-    from whimbrel.cli._demo.picture import labels_of, rows_of
+    from whimbrel.cli._demo.picture import labels_of
+    from whimbrel.cli._figures import rows_of
 
     assert rows_of([(0.0, "long enough"), (0.1, "long enough"), (9.0, "x")], 10.0) == [0, 1, 0]
     labels = labels_of(Report(crossing()))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whimbrel.cli._demo.crossing import BIN
 from whimbrel.cli._demo.report import WAYS, bins, duration, fate, name, rates, sentence
+from whimbrel.cli._figures import BLUE, FAINT, ORANGE, STYLE, label, mark, save, stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,24 +21,9 @@ if TYPE_CHECKING:
     from whimbrel.cli._demo.report import Happened, Moved, Report
     from whimbrel.testing import Sample
 
-COLOURS = {"wwan0": "#e8871e", "wlan0": "#2878c8"}
-_INK, _FAINT = "#2b2b2b", "#8a8a8a"
+COLOURS = {"wwan0": ORANGE, "wlan0": BLUE}
 _LABELLED = 6
 """More events than these would cover each other with words; one label stands for all then."""
-_ROWS, _ROW = 3, 0.28
-"""Of labels: how many, and how high each is as part of the highest rate."""
-_CHARACTER = 0.0078
-"""How wide one is, as part of the figure's lane."""
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "font.family": "DejaVu Sans",
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "svg.hashsalt": "whimbrel",  # The same crossing gives the same file.
-}
 
 
 def draw(report: Report, stem: Path) -> tuple[Path, Path]:
@@ -51,11 +37,11 @@ def draw(report: Report, stem: Path) -> tuple[Path, Path]:
     from matplotlib.figure import Figure
 
     svg, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png"))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 4.8), layout="constrained", facecolor="white")
         _draw(report, figure)
-        figure.savefig(svg, metadata={"Date": None})
-        figure.savefig(png, dpi=160)
+        save(figure, svg)
+        save(figure, png)
     return svg, png
 
 
@@ -104,40 +90,20 @@ def _title(report: Report, client: Client, direction: Direction) -> str:
 def _lane(axes: Axes, by_interface: dict[str, list[Sample]], report: Report) -> None:
     """Rates on top of each other, cellular first: it is what the device begins with."""
     crossing = report.crossing
-    base: list[float] | None = None
+    curves = []
     for interface in sorted(by_interface, reverse=True):
         times, curve = rates(by_interface[interface], crossing.began, crossing.ended, BIN)
-        base = base or [0.0] * len(curve)
-        top = [below + own for below, own in zip(base, curve, strict=True)]
-        axes.fill_between(
-            times, base, top, step="post", color=COLOURS.get(interface, _FAINT), linewidth=0, label=name(interface)
-        )
-        base = top
-    axes.set_ylim(0, max(10.0, 1.05 * max(base or [0.0])))
-    axes.set_ylabel("Mbit/s")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0)
+        curves.append((name(interface), COLOURS.get(interface, FAINT), times, curve))
+    stack(axes, curves, least=10.0)
 
 
 def _mark(report: Report, lanes: list[Axes]) -> None:
     """Lines where the networks changed, with words in the first lane's head."""
-    upper = lanes[0]
     crossing = report.crossing
     labels = labels_of(report)
-    faint = len(report.events) > len(labels)
-    for happened in report.events:
-        for axes in lanes:
-            at = happened.event.time - crossing.began
-            axes.axvline(at, color=_FAINT if faint else _INK, linewidth=0.4 if faint else 0.8, linestyle=(0, (3, 2)))
-    rows = rows_of(labels, crossing.ended - crossing.began)
-    _, top = upper.get_ylim()
-    upper.set_ylim(0, top * (1.1 + _ROW * (max(rows, default=-1) + 1)))
-    for (at, text), row in zip(labels, rows, strict=True):
-        upper.annotate(
-            text, (at, 1 - row * _ROW / (1.1 + _ROW * (max(rows) + 1))), xycoords=("data", "axes fraction"),
-            xytext=(4, 0), textcoords="offset points", va="top", fontsize=8, linespacing=1.3,
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
-        )  # fmt: skip
+    times = [happened.event.time - crossing.began for happened in report.events]
+    mark(lanes, times, faint=len(times) > len(labels))
+    label(lanes[0], labels, crossing.ended - crossing.began)
 
 
 def labels_of(report: Report) -> list[tuple[float, str]]:
@@ -155,16 +121,6 @@ def labels_of(report: Report) -> list[tuple[float, str]]:
         about = f"{len(report.moves)} moves" if scenario is None else scenario.about
         return [(labels[0][0], f"{about}\nlongest gap {duration(longest)}")]
     return labels
-
-
-def rows_of(labels: list[tuple[float, str]], span: float) -> list[int]:
-    """Give each label the first row where it covers none of those before, or else the one that is free the soonest."""
-    rows, free = [], [-math.inf] * _ROWS
-    for at, text in labels:
-        row = next((row for row in range(_ROWS) if free[row] <= at), free.index(min(free)))
-        free[row] = at + span * _CHARACTER * (max(map(len, text.split("\n"))) + 2)
-        rows.append(row)
-    return rows
 
 
 def _cost(happened: Happened | None, moves: list[Moved]) -> str:
