@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "tell whether connections to a host can follow this machine between networks",
     "demo": "watch a download cross from 5G to Wi-Fi and back, in a laboratory on this machine",
     "watch": "print what happens to this machine's networks",
+    "plot": "draw a connection's qlog: rate, RTT and congestion window by path, with its moves",
 }
 """Subcommands, each the module of its name, with what ``whimbrel --help`` says of it."""
 
