@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from whimbrel.network import Route
+    from whimbrel.policy import Policy
 
 Sockets = Literal["pinned", "unconnected", "connected"]
 
@@ -13,7 +20,7 @@ class Migration:
     """How a client's connection follows the machine from network to network.
 
     Raises:
-        ValueError: a duration is not positive, or the mode is unknown.
+        ValueError: a duration is not positive, the mode is unknown, or two settings contradict each other.
     """
 
     sockets: Sockets = "pinned"
@@ -25,12 +32,38 @@ class Migration:
     """Seconds without any network to hold on. The peer's idle timeout may end it sooner (RFC 9000 §10.1)."""
     silence: float = 0.2
     """Seconds without a packet, while one is due, before asking (PING). Chromium's network stack waits as long."""
+    prefer: Sequence[str] = ()
+    """Names of interfaces, the favourite first, matched as by a shell: ``["wlan*", "wwan*"]``. The kernel's preference
+    orders those that match the same name, and then those that match none. No interface is avoided: with its betters
+    gone or silent, the last one is used. `Connection.migrate` goes elsewhere all the same. Pinned sockets only."""
+    policy: Callable[[Migration, Route | None], Policy] | None = None
+    """Makes, for each connection, what decides about its path instead of whimbrel's own judgement: called with these
+    settings and with the route in use. See `whimbrel.policy`. Not for unconnected sockets, which the kernel moves."""
 
     def __post_init__(self) -> None:
         if self.sockets not in ("pinned", "unconnected", "connected"):
             raise ValueError(f"sockets must be 'pinned', 'unconnected' or 'connected', not {self.sockets!r}")
         if not self.outage > 0 or not self.silence > 0:
             raise ValueError("outage and silence are seconds, and more than 0")
+        if isinstance(self.prefer, str) or not all(self.prefer):
+            raise ValueError(f"prefer is a sequence of names such as ['wlan*', 'wwan*'], not {self.prefer!r}")
+        object.__setattr__(self, "prefer", tuple(self.prefer))
+        if self.prefer and self.sockets != "pinned":
+            raise ValueError(f"prefer needs sockets='pinned': with {self.sockets!r} the kernel's preference counts")
+        if self.policy is not None and self.sockets == "unconnected":
+            raise ValueError("policy needs sockets='pinned' or 'connected': the kernel moves unconnected ones")
+        if self.policy is not None and not self.auto:
+            raise ValueError("with auto=False nobody decides: give a policy, or auto=False, not both")
+
+    def _in_order(self, routes: Sequence[Route]) -> Sequence[Route]:
+        """Ways to a peer, the favourite first, when they come as the kernel prefers them."""
+        if not self.prefer:
+            return routes
+        return sorted(routes, key=lambda route: self._rank(route.interface))
+
+    def _rank(self, interface: str) -> int:
+        matching = (rank for rank, pattern in enumerate(self.prefer) if fnmatchcase(interface, pattern))
+        return next(matching, len(self.prefer))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from whimbrel import _core
 from whimbrel._connection_base import ConnectionBase, ConnectionStats, PathQueue
@@ -18,13 +18,16 @@ from whimbrel._loop import Line, Pump
 from whimbrel._stream import ReceiveStream, SendStream, Stream
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
-    from whimbrel._events import PathChange
+    from whimbrel._events import PathChange, PathProbed
     from whimbrel._path import Path
 
 __all__ = ["Connection", "ConnectionStats"]
+
+T = TypeVar("T")
 
 
 class Connection(ConnectionBase):
@@ -92,7 +95,8 @@ class Connection(ConnectionBase):
         call stops asking, and the connection stays where it is.
 
         Args:
-            interface: its name, such as ``"wlan0"``. By default, whichever the kernel prefers now.
+            interface: its name, such as ``"wlan0"``. By default the preferred one: the kernel's choice, unless
+                ``Migration.prefer`` names another.
             timeout: seconds; by default three probes at the best RTT known.
 
         Raises:
@@ -103,22 +107,36 @@ class Connection(ConnectionBase):
             ConnectionIdsExhausted: the server left us no spare connection ID.
             ConnectionLost: the connection ended.
         """
-        attachment = self._movable()
+        attachment = self._steered()
         moving = attachment.request_move(interface)
-        deadline = asyncio.timeout(timeout)
-        try:
-            async with deadline:
-                self._path = await asyncio.wrap_future(moving, loop=self._loop)
-        except asyncio.CancelledError:
-            attachment.cancel_move(moving)
-            raise
-        except TimeoutError:
-            attachment.cancel_move(moving)
-            raise NoAnswer(f"no answer within {timeout:g} s", peer=self.peer, path=self._path) from None
-        except ConnectionLost:
-            await self.wait_closed()  # The news of it, with the reason, may still be on the way to this loop.
-            raise self._error() from None
+        self._path = await self._answer(moving, functools.partial(attachment.cancel_move, moving), timeout)
         return self._path
+
+    async def probe(self, *, interface: str | None = None, timeout: float | None = None) -> PathProbed:
+        """Ask the server over another network, and stay on this one.
+
+        One version-negotiation probe, repeated twice at most, from a socket of its own and with connection IDs that are
+        nobody's, so that it can be linked to nothing (RFC 9000 §6.1). No path is validated by it: an answer says that
+        packets get there and back, and how long they take. A few servers answer no such probes. Works where `migrate`
+        is forbidden by the server, and tells nothing to `path_changes`.
+
+        Args:
+            interface: its name, such as ``"wlan0"``; the one in use may be asked as well. By default the preferred one.
+            timeout: seconds; by default three probes at the best RTT known, which takes little more than a second.
+
+        Returns:
+            The interface, and the seconds between the probe and its answer.
+
+        Raises:
+            MigrationDisabled: this connection was opened with ``migration=None``, or this is the server's end.
+            NoRoute: no network leads to the peer over that interface.
+            NoAnswer: nothing came back over it in time.
+            MigrationError: that interface is being asked already.
+            ConnectionLost: the connection ended.
+        """
+        attachment = self._steered()
+        asking = attachment.request_probe(interface)
+        return await self._answer(asking, functools.partial(attachment.cancel_probe, asking), timeout)
 
     async def wait_handshake(self) -> None:
         """Wait until the handshake is complete.
@@ -251,6 +269,23 @@ class Connection(ConnectionBase):
             await self._dialling.wait()
         # A client may say everything at once and go. What it sent is there to be read, and somebody should.
         return None if self._established and not self.is_client else self._lost
+
+    async def _answer(
+        self, future: concurrent.futures.Future[T], cancel: Callable[[], None], timeout: float | None
+    ) -> T:
+        """What whoever looks after the path says; where nobody waits for it any more, it is cancelled."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await asyncio.wrap_future(future, loop=self._loop)
+        except asyncio.CancelledError:
+            cancel()
+            raise
+        except TimeoutError:
+            cancel()
+            raise NoAnswer(f"no answer within {timeout:g} s", peer=self.peer, path=self._path) from None
+        except ConnectionLost:
+            await self.wait_closed()  # The news of it, with the reason, may still be on the way to this loop.
+            raise self._error() from None
 
     # Small parts ------------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from whimbrel._errors import (
     is_refusal,
     lost_error,
 )
-from whimbrel._events import PathChange, PathMigrated, Reason
+from whimbrel._events import PathChange, PathMigrated, PathProbed, Reason
 from whimbrel._path import Path
 from whimbrel._path_stats import Ledger, PathStats
 from whimbrel._peer_parameters import PeerParameters
@@ -56,6 +56,12 @@ class Attachment(Protocol):
 
     def cancel_move(self, moving: concurrent.futures.Future[Path]) -> None:
         """Forget the move that was asked for."""
+
+    def request_probe(self, interface: str | None) -> concurrent.futures.Future[PathProbed]:
+        """Ask the server over an interface; the future fails as that of `request_move`."""
+
+    def cancel_probe(self, asking: concurrent.futures.Future[PathProbed]) -> None:
+        """Forget that question."""
 
     def detach(self) -> None:
         """Look after the connection no more."""
@@ -467,8 +473,8 @@ class ConnectionBase(ABC):
         for watcher in self._watching():
             watcher.end()
 
-    def _movable(self) -> Attachment:
-        """Who may be asked to move this connection."""
+    def _steered(self) -> Attachment:
+        """Who may be asked to move this connection, or to look at its other paths."""
         self._pump.check()
         if self._lost is not None:
             raise self._error()

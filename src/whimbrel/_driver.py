@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from whimbrel import _core
     from whimbrel._config import Migration
     from whimbrel._errors import ConnectionLost
-    from whimbrel._events import PathChange
+    from whimbrel._events import PathChange, PathProbed
     from whimbrel._machine import ProbeWire
     from whimbrel._path import Path
     from whimbrel._steering import Steering
@@ -58,6 +58,19 @@ class Attachment:
     def cancel_move(self, moving: concurrent.futures.Future[Path]) -> None:
         """Forget the move that was asked for."""
         self._driver.call(lambda now: self._steering.cancel_move(moving, now))
+
+    def request_probe(self, interface: str | None) -> concurrent.futures.Future[PathProbed]:
+        """Ask the server over that interface, or over the one that is preferred, and stay where we are.
+
+        The future gives its answer, or fails with a `MigrationError`, or with ConnectionLost.
+        """
+        asking: concurrent.futures.Future[PathProbed] = concurrent.futures.Future()
+        self._driver.call(lambda now: self._steering.request_probe(interface, asking, now))
+        return asking
+
+    def cancel_probe(self, asking: concurrent.futures.Future[PathProbed]) -> None:
+        """Forget the question."""
+        self._driver.call(lambda now: self._steering.cancel_probe(asking, now))
 
     def detach(self) -> None:
         """Steer it no more. When this returns, its core is not called again."""

@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
 from whimbrel import _core
-from whimbrel._errors import ConnectionLost, MigrationError, OutageTimeout, migration_error
+from whimbrel._errors import ConnectionLost, MigrationError, NoAnswer, NoRoute, OutageTimeout, migration_error
 from whimbrel._events import (
     NetworkLost,
     NetworkRestored,
@@ -21,6 +21,8 @@ from whimbrel._events import (
     PathProbed,
     PathRejected,
 )
+from whimbrel._inquiry import Inquiry
+from whimbrel._own_policy import policy_for
 from whimbrel._path import Path
 from whimbrel._policy import (
     Accepted,
@@ -31,7 +33,6 @@ from whimbrel._policy import (
     GiveUp,
     Hold,
     Migrate,
-    MigrationPolicy,
     MoveCancelled,
     MoveRequested,
     Ping,
@@ -106,7 +107,7 @@ class Steering:
         self._settings = settings
         self._surroundings = surroundings
         self._report = report
-        self._policy = MigrationPolicy(settings, active)
+        self._policy = policy_for(settings, active, peer)
         self._route = active
         self._since = now
         self._confirmed = False
@@ -115,6 +116,7 @@ class Steering:
         self._probing: dict[str, Route] = {}
         self._control: tuple[Route, float, int] | None = None
         self._moving: concurrent.futures.Future[Path] | None = None
+        self._inquiries: list[Inquiry] = []
         self._events: deque[Event] = deque()
         self._note_route()
         if self.remote in _silent_servers and active is not None:
@@ -126,6 +128,7 @@ class Steering:
     def deadline(self) -> float | None:
         """When to call `tick` at the latest."""
         times = [time for time in (self._policy.deadline, self._confirmation(), self._control_time()) if time]
+        times += [inquiry.deadline for inquiry in self._inquiries]
         return min(times) if times and not self.over else None
 
     def tick(self, now: float) -> None:
@@ -134,12 +137,13 @@ class Steering:
             return
         self._looked = now
         self._control_tick(now)
+        self._inquire(now)
         self._handle(Tick(), now)
 
     def ask_routes(self, now: float) -> None:
         """The network may have changed: ask, and tell the policy."""
         if not self.over:
-            self._handle(RoutesChanged(tuple(self._surroundings.routes(self.remote[0]))), now)
+            self._handle(RoutesChanged(tuple(self._settings._in_order(self._surroundings.routes(self.remote[0])))), now)
 
     def core_news(self, now: float) -> None:
         """The core has news for whoever decides about paths."""
@@ -171,6 +175,7 @@ class Steering:
             self._control = None
         _silent_servers.pop(self.remote, None)
         self._note_probed(route.interface, "probing_successful")
+        self._inquiry_answered(route, now - sent)
         self._handle(ProbeAnswered(route, now - sent), now)
 
     def request_move(self, interface: str | None, moving: concurrent.futures.Future[Path], now: float) -> None:
@@ -198,9 +203,34 @@ class Steering:
             self._moving = None
             self._handle(MoveCancelled(), now)
 
+    def request_probe(self, interface: str | None, asking: concurrent.futures.Future[PathProbed], now: float) -> None:
+        """The application calls ``probe()``; its future is resolved when the server answers or does not."""
+        if not asking.set_running_or_notify_cancel():
+            return
+        if self.over:
+            asking.set_exception(ConnectionLost(peer=self._peer))
+            return
+        self.ask_routes(now)
+        route = next((route for route in self._policy.routes if interface in (None, route.interface)), None)
+        if route is None:
+            asking.set_exception(NoRoute(peer=self._peer, path=self.path()))
+        elif any(inquiry.route == route for inquiry in self._inquiries):
+            text = f"{route.interface} is being asked already"
+            asking.set_exception(MigrationError(text, peer=self._peer, path=self.path()))
+        else:
+            self._inquiries.append(Inquiry(route, asking))
+            self._inquire(now)
+
+    def cancel_probe(self, asking: concurrent.futures.Future[PathProbed], _now: float) -> None:
+        """Nobody waits for that answer any more."""
+        self._inquiries = [inquiry for inquiry in self._inquiries if inquiry.asking is not asking]
+
     def end(self) -> None:
         """The connection is over, or nobody cares for it any more."""
         self.over = True
+        inquiries, self._inquiries = self._inquiries, []
+        for inquiry in inquiries:
+            inquiry.asking.set_exception(ConnectionLost(peer=self._peer))
         moving, self._moving = self._moving, None
         if moving is not None:
             moving.set_exception(ConnectionLost(peer=self._peer))
@@ -360,6 +390,33 @@ class Steering:
             self._surroundings.send_probe(self, route, question.data)
         except OSError as error:
             self._handle(SendFailed(route, error.errno or 0), now)
+
+    def _inquire(self, now: float) -> None:
+        if not self._inquiries:
+            return
+        try:
+            facts = self._core.facts()
+        except RuntimeError:  # It is gone; the news of that are on their way.
+            self.end()
+            return
+        for inquiry in [inquiry for inquiry in self._inquiries if inquiry.deadline <= now]:
+            if inquiry.is_exhausted:
+                self._inquiries.remove(inquiry)
+                self._note_probed(inquiry.route.interface, "probing_abandoned")
+                text = f"no answer over {inquiry.route.interface}"
+                if self.remote in _silent_servers:
+                    text += ", but then this server answers no probes at all"
+                inquiry.asking.set_exception(NoAnswer(text, peer=self._peer, path=self.path()))
+            else:
+                inquiry.ask(facts, now)
+                self._note_probing(inquiry.route)
+                self._probe(inquiry.route, now)
+
+    def _inquiry_answered(self, route: Route, rtt: float) -> None:
+        answered = [inquiry for inquiry in self._inquiries if inquiry.route == route]
+        self._inquiries = [inquiry for inquiry in self._inquiries if inquiry.route != route]
+        for inquiry in answered:
+            inquiry.asking.set_result(PathProbed(route.interface, rtt))
 
     def _control_tick(self, now: float) -> None:
         """Rule 10 of the policy: ask the path that works whether this server answers at all."""

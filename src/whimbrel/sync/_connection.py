@@ -14,13 +14,15 @@ from whimbrel.sync._pump import Line, Pump, Waiter
 from whimbrel.sync._stream import ReceiveStream, SendStream, Stream
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from whimbrel._events import PathChange
+    from whimbrel._events import PathChange, PathProbed
     from whimbrel._path import Path
 
 S = TypeVar("S", bound="SendStream")
+T = TypeVar("T")
 
 
 class Connection(ConnectionBase):
@@ -84,7 +86,8 @@ class Connection(ConnectionBase):
         uses a connection ID never used elsewhere, so that an observer cannot link the two (RFC 9000 §9.5).
 
         Args:
-            interface: its name, such as ``"wlan0"``. By default, whichever the kernel prefers now.
+            interface: its name, such as ``"wlan0"``. By default the preferred one: the kernel's choice, unless
+                ``Migration.prefer`` names another.
             timeout: seconds; by default three probes at the best RTT known.
 
         Raises:
@@ -95,21 +98,36 @@ class Connection(ConnectionBase):
             ConnectionIdsExhausted: the server left us no spare connection ID.
             ConnectionLost: the connection ended.
         """
-        attachment = self._movable()
-        decided = Line(self._pump)
+        attachment = self._steered()
         moving = attachment.request_move(interface)
-        moving.add_done_callback(lambda _: decided.wake_all())
-        try:
-            self._path = decided.until(lambda: moving.result() if moving.done() else None, timeout)
-        except TimeoutError:
-            raise NoAnswer(f"no answer within {timeout:g} s", peer=self.peer, path=self._path) from None
-        except ConnectionLost:
-            self.wait_closed()  # The news of it, with the reason, may still be in the core.
-            raise self._error() from None
-        finally:
-            if not moving.done():
-                attachment.cancel_move(moving)
+        self._path = self._answer(moving, lambda: attachment.cancel_move(moving), timeout)
         return self._path
+
+    def probe(self, *, interface: str | None = None, timeout: float | None = None) -> PathProbed:
+        """Ask the server over another network, and stay on this one.
+
+        One version-negotiation probe, repeated twice at most, from a socket of its own and with connection IDs that are
+        nobody's, so that it can be linked to nothing (RFC 9000 §6.1). No path is validated by it: an answer says that
+        packets get there and back, and how long they take. A few servers answer no such probes. Works where `migrate`
+        is forbidden by the server, and tells nothing to `path_changes`.
+
+        Args:
+            interface: its name, such as ``"wlan0"``; the one in use may be asked as well. By default the preferred one.
+            timeout: seconds; by default three probes at the best RTT known, which takes little more than a second.
+
+        Returns:
+            The interface, and the seconds between the probe and its answer.
+
+        Raises:
+            MigrationDisabled: this connection was opened with ``migration=None``, or this is the server's end.
+            NoRoute: no network leads to the peer over that interface.
+            NoAnswer: nothing came back over it in time.
+            MigrationError: that interface is being asked already.
+            ConnectionLost: the connection ended.
+        """
+        attachment = self._steered()
+        asking = attachment.request_probe(interface)
+        return self._answer(asking, lambda: attachment.cancel_probe(asking), timeout)
 
     def wait_handshake(self, *, timeout: float | None = None) -> None:
         """Wait until the handshake is complete.
@@ -232,6 +250,21 @@ class Connection(ConnectionBase):
         """
         self._pump.turn(0.0)
         return self._lost is not None or self._may_begin(early=early)
+
+    def _answer(self, future: concurrent.futures.Future[T], cancel: Callable[[], None], timeout: float | None) -> T:
+        """What whoever looks after the path says; where nobody waits for it any more, it is cancelled."""
+        decided = Line(self._pump)
+        future.add_done_callback(lambda _: decided.wake_all())
+        try:
+            return decided.until(lambda: future.result() if future.done() else None, timeout)
+        except TimeoutError:
+            raise NoAnswer(f"no answer within {timeout:g} s", peer=self.peer, path=self._path) from None
+        except ConnectionLost:
+            self.wait_closed()  # The news of it, with the reason, may still be in the core.
+            raise self._error() from None
+        finally:
+            if not future.done():
+                cancel()
 
     def _farewell(self) -> None:
         """The interpreter ends."""
