@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.lab.interop import against_clients, against_servers, peers
+from tests.lab.interop import against_clients, against_servers, peers, servers
 from tests.lab.interop.outcome import JOURNEYS, Crossed, Failed, Journey, Outcome, Role
 from whimbrel.cli._demo.servers import ServerFailed, ServerMissing
 
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
     from tests.lab.crossing import Dispatch
 
-SERVERS = ("caddy", "envoy", "gtlsserver", "aioquic", "quic-go", "quinn", "whimbrel")
 CLIENTS = ("gtlsclient", "aioquic", "quic-go", "quinn", "curl", "chromium")
-PEERS: dict[Role, tuple[str, ...]] = {"client": SERVERS, "server": CLIENTS}
+PEERS: dict[Role, tuple[str, ...]] = {"client": servers.NAMES, "server": CLIENTS}
 NAMES = {"caddy": "Caddy", "envoy": "Envoy", "chromium": "Chromium"}
 """What a peer is called, where it is not the name that it has here."""
 

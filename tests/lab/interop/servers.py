@@ -144,3 +144,5 @@ _FIND: dict[str, Callable[[], object]] = {
     "quic-go": peers.quic_go,
     "quinn": peers.quinn,
 }
+NAMES = tuple(_START)
+"""All of them."""
