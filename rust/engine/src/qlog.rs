@@ -393,7 +393,7 @@ impl Sink {
     fn put_right(&self, record: &mut Map<String, Value>, path: PathId) {
         if let Some(trace) = record.get_mut("trace") {
             trace["vantage_point"] = json!({"type": name(self.side)});
-            trace["common_fields"] = json!({"ODCID": self.group, "time_format": "relative"});
+            trace["common_fields"] = json!({"ODCID": self.group, "time_format": "relative", "reference_time": 0});
             return;
         }
         // The engine's changes when the peer chooses its connection ID.
