@@ -347,7 +347,8 @@ impl State {
         match &mut self.wire {
             Wire::Sockets(sockets) => sockets.add(match kind {
                 Control::Connected => Socket::connected(remote, pin)?,
-                Control::Pinned | Control::Unconnected => Socket::unconnected(any_address(remote))?,
+                Control::Pinned => Socket::on_interface(any_address(remote), pin.map_or(0, |pin| pin.interface))?,
+                Control::Unconnected => Socket::unconnected(any_address(remote))?,
             }),
             Wire::Virtual(sockets) => Ok(sockets.add(pin.filter(|_| kind == Control::Connected).map(|pin| pin.source))),
         }

@@ -18,6 +18,9 @@ const QUEUE: libc::c_int = 4 << 20;
 /// Datagrams that the kernel cuts out of one send: UDP_MAX_SEGMENTS up to Linux 6.8, and half of it since.
 const MAX_SEGMENTS: usize = 64;
 
+/// Since Linux 5.1; libc does not name it. Unprivileged, as SO_BINDTODEVICE, since 5.7, and untouched by a renaming.
+const SO_BINDTOIFINDEX: libc::c_int = 62;
+
 /// What to send: a datagram, or several of one size one after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {
@@ -27,9 +30,9 @@ pub struct Outgoing<'a> {
     pub destination: SocketAddr,
     /// Bytes of each datagram in `contents`, the last of which may be shorter (GSO); `None` when there is one.
     pub segment: Option<usize>,
-    /// Which way; by default the kernel's choice. A connected socket ignores it. On an unconnected IPv6 socket the
-    /// interface is binding, and the kernel picks its own preference among the addresses of that interface; on a
-    /// wildcard one the source is binding, and the interface is a wish.
+    /// Which way; by default the kernel's choice. A connected socket ignores it. On an IPv6 socket that is not bound to
+    /// that interface (see [`Socket::on_interface`]), the interface is binding, and the kernel picks its own preference
+    /// among the addresses there; on a wildcard one the source is binding, and the interface is a wish.
     pub pin: Option<Pin>,
     /// The ECN mark to set (RFC 3168 §5), 0 to 3.
     pub ecn: u8,
@@ -43,6 +46,8 @@ pub struct Socket {
     inner: UdpSocket,
     v6: bool,
     role: Role,
+    /// The interface that all goes by, if it is bound to one; else 0.
+    interface: u32,
     /// Whether the kernel cuts what we send (GSO). Cleared for good by the first refusal.
     segmentation: AtomicBool,
 }
@@ -60,6 +65,23 @@ impl Socket {
     /// [`Pin`] names. To pin IPv6, bind to the unspecified address.
     pub fn unconnected(bind: SocketAddr) -> io::Result<Self> {
         Self::bound(bind, Role::Unconnected)
+    }
+
+    /// Opens a socket for datagrams that are all pinned to one interface.
+    ///
+    /// An IPv6 one is bound to that interface, so that pins are obeyed in full: without, an address that the kernel no
+    /// longer prefers, such as a privacy address of yesterday (RFC 8981 §3.4), would not stay in use for what began with
+    /// it. Where that is refused, the interface alone is obeyed.
+    pub fn on_interface(bind: SocketAddr, interface: u32) -> io::Result<Self> {
+        let mut socket = Self::unconnected(bind)?;
+        let index = libc::c_int::try_from(interface).unwrap_or(0);
+        if bind.is_ipv6() && index > 0 {
+            match socket.set(libc::SOL_SOCKET, SO_BINDTOIFINDEX, index) {
+                Ok(()) => socket.interface = interface,
+                Err(error) => log::debug!("not bound to interface {interface}: {error}"),
+            }
+        }
+        Ok(socket)
     }
 
     /// Opens a socket for a server, on all addresses of a family or on one.
@@ -189,14 +211,14 @@ impl Socket {
     /// IPv4 obeys interface and source together. IPv6 takes the interface for a mere wish once it is told a source:
     /// with two default routes the packet leaves by the preferred one, whatever the pin says (Linux 6.18; link-local
     /// destinations excepted). Without a source it obeys, and takes the address that it prefers on that interface, the
-    /// same that it names when asked for a route. A server has it the other way round: its answer must come from the
+    /// same that it names when asked for a route. Of a socket that is bound to the interface it obeys both. A server has it the other way round: its answer must come from the
     /// address that was asked, by whichever interface.
     fn enforceable(&self, pin: Pin, destination: SocketAddr) -> Pin {
         match destination.ip() {
-            IpAddr::V6(to) if self.role == Role::Unconnected && pin.interface != 0 && !to.is_unicast_link_local() => {
-                Pin { source: Ipv6Addr::UNSPECIFIED.into(), ..pin }
-            }
-            _ => pin,
+            IpAddr::V4(_) => pin,
+            IpAddr::V6(to) if to.is_unicast_link_local() => pin,
+            IpAddr::V6(_) if self.role != Role::Unconnected || pin.interface == self.interface => pin,
+            IpAddr::V6(_) => Pin { source: Ipv6Addr::UNSPECIFIED.into(), ..pin },
         }
     }
 
@@ -270,7 +292,7 @@ impl Socket {
         }
         // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
         let inner = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        let socket = Self { inner, v6, role, segmentation: AtomicBool::new(false) };
+        let socket = Self { inner, v6, role, interface: 0, segmentation: AtomicBool::new(false) };
         socket.configure()?;
         Ok(socket)
     }

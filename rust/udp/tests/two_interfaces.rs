@@ -56,6 +56,17 @@ fn a_pin_decides_the_interface_until_that_is_gone() {
             socket.send(&Outgoing { pin: Some(pin), ..plain }).unwrap();
             assert!(bytes_sent(name) - before >= 3600, "{pin:?} was not kept");
         }
+        for (name, pin) in pins(destination.is_ipv6()) {
+            // Bound to the interface, as those of clients are, it obeys a pin that names the source as well.
+            let bound = Socket::on_interface(bind.parse().unwrap(), pin.interface).unwrap();
+            let before = bytes_sent(name);
+            bound.send(&Outgoing { pin: Some(pin), ..plain }).unwrap();
+            assert!(bytes_sent(name) - before >= 3600, "{pin:?} was not kept");
+            let gone =
+                Pin { source: if destination.is_ipv6() { "fd09::9" } else { "10.9.9.9" }.parse().unwrap(), ..pin };
+            let error = bound.send(&Outgoing { pin: Some(gone), ..plain }).unwrap_err();
+            assert!(matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENETUNREACH)), "{error}");
+        }
         let before = bytes_sent("wlan0");
         socket.send(&plain).unwrap();
         assert!(bytes_sent("wlan0") - before >= 3600, "the kernel prefers wlan0");
