@@ -95,16 +95,18 @@ def test_a_server_with_another_secret_cannot_tell_its_clients(internet: Internet
 def test_packets_from_a_slower_path_that_was_left_bring_no_reset(internet: Internet, back: bool) -> None:
     """They come after their connection ID was retired over the quicker path. ngtcp2 0.12 would believe the reset."""
     cellular = add_cellular(internet)
-    transfer = internet.upload(BYTES)
+    transfer = internet.upload(1000)
     internet.advance(SETTLED)
     wifi = add_wifi(internet)
+    internet.ping()
     internet.move(wifi)
     if back:
         internet.advance(0.3)
         internet.move(cellular)
         internet.advance(0.3)
+        internet.ping()
         internet.move(wifi)
-    internet.run()
+    internet.advance(0.3)
     assert transfer.complete
     assert internet.tally.dropped["unknown-connection"] > 0
     assert internet.tally.stateless_resets == 0

@@ -75,6 +75,9 @@ impl Transport {
             .max_concurrent_uni_streams(var(self.max_streams))
             .send_window(self.send_buffer)
             .congestion_controller_factory(Arc::new(SlowStartConfig::default()))
+            // A faster network overtakes what is under way on the one before it, by hundreds of packets: they are not
+            // lost, and sending them again would take the new path's first round trips. Time tells (RFC 9002 §6.1.2).
+            .packet_threshold(u32::MAX)
             .initial_rtt(self.initial_rtt);
         if let Some(mtu) = self.mtu {
             config.initial_mtu(mtu).mtu_discovery_config(None);

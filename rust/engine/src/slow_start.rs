@@ -122,12 +122,12 @@ impl SlowStart {
         }
     }
 
-    /// Goes on with what the path holds without its queue.
-    fn leave(&mut self, now: Instant) {
+    /// Goes on with what the path holds without its queue, and no more than that.
+    fn leave(&mut self, now: Instant, most: u64) {
         self.phase = Phase::Over;
-        let rtt = self.recent.shortest().unwrap_or(self.base);
-        let window = self.cubic.window() as f64 * self.base.as_secs_f64() / rtt.as_secs_f64();
-        let window = (window as u64).max(self.initial_window);
+        let rtt = self.recent.shortest().unwrap_or(self.base).max(self.base);
+        let share = if rtt.is_zero() { 1.0 } else { self.base.as_secs_f64() / rtt.as_secs_f64() };
+        let window = ((self.cubic.window() as f64 * share) as u64).min(most).max(self.initial_window);
         // CUBIC leaves slow start after congestion only, so it begins again with what that makes the right window.
         let mut config = CubicConfig::default();
         config.initial_window((window as f64 / BETA_CUBIC) as u64);
@@ -150,7 +150,7 @@ impl Controller for SlowStart {
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest: Option<u64>) {
         if matches!(self.phase, Phase::Resting { until } if largest.is_some_and(|largest| largest >= until)) {
-            self.leave(now);
+            self.leave(now, u64::MAX);
         }
         self.cubic.on_end_acks(now, in_flight, app_limited, largest);
     }
@@ -159,8 +159,12 @@ impl Controller for SlowStart {
         if sent < self.began {
             return;
         }
-        self.phase = Phase::Over;
-        self.cubic.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        if self.phase == Phase::Over || is_persistent_congestion {
+            self.phase = Phase::Over;
+            self.cubic.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        } else {
+            self.leave(now, (self.cubic.window() as f64 * BETA_CUBIC) as u64);
+        }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
@@ -251,7 +255,20 @@ mod tests {
         journey.round(50);
         assert_eq!(journey.controller.phase, Phase::Over);
         let window = journey.controller.window();
-        assert!(window.abs_diff(80 * PACKET) <= 1, "{window}");
+        assert!(window.abs_diff(80 * PACKET) < 10, "{window}");
+    }
+
+    #[test]
+    fn a_queue_that_overflows_is_taken_out_of_the_window_as_well() {
+        let mut journey = Journey::new();
+        let mut config = CubicConfig::default();
+        config.initial_window(100 * PACKET);
+        journey.controller.cubic = Cubic::new(Arc::new(config), journey.now, PACKET as u16);
+        journey.round(40);
+        journey.round(80);
+        journey.controller.on_congestion_event(journey.now, journey.now, false, PACKET);
+        let window = journey.controller.window();
+        assert!(window.abs_diff(50 * PACKET) < 10, "{window}");
     }
 
     #[test]
