@@ -122,6 +122,8 @@ pub struct Connection {
     terms: PeerTerms,
     heard: f64,
     listening: bool,
+    /// Whoever asked for the facts was told that nothing is due, and has not been told otherwise.
+    seen_idle: bool,
     best_rtt: Duration,
     ended: Option<Ended>,
     established: bool,
@@ -166,6 +168,7 @@ impl Connection {
             terms: PeerTerms::default(),
             heard: f64::NEG_INFINITY,
             listening: true,
+            seen_idle: false,
             best_rtt: Duration::MAX,
             ended: None,
             established: false,
@@ -367,9 +370,11 @@ impl Connection {
         let statistics = self.proto.stats();
         self.ids.issued(statistics.frame_rx.new_connection_id);
         let rtt = statistics.path.rtt;
+        let due = self.is_due();
+        self.seen_idle |= !due;
         Facts {
             heard: self.heard,
-            due: self.streams.values().any(|stream| !stream.background && (stream.receiving || stream.sending)),
+            due,
             rtt,
             // RFC 9002 §6.2.1, with the variation unknown from outside taken as a quarter of the RTT, and the peer's
             // acknowledgement delay as the default (25 ms).
@@ -383,6 +388,17 @@ impl Connection {
                 Side::Server => !self.proto.is_handshaking(),
             },
         }
+    }
+
+    /// Whether something is due, and whoever asked for the facts last saw that nothing was: to be told once.
+    pub fn newly_due(&mut self) -> bool {
+        let newly = self.seen_idle && self.is_due();
+        self.seen_idle &= !newly;
+        newly
+    }
+
+    fn is_due(&self) -> bool {
+        self.streams.values().any(|stream| !stream.background && (stream.receiving || stream.sending))
     }
 
     fn note_rtt(&mut self) {

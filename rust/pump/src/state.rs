@@ -354,7 +354,8 @@ impl State {
         }
     }
 
-    /// After a quiet time something is asked of the connection: whoever watches for silence should know.
+    /// Something is asked of the connection, after a quiet time or since whoever watches for silence saw that nothing is
+    /// due, and set no timer: they should know.
     pub(crate) fn note_due(&mut self, number: u64) {
         if self.client.is_none() {
             return; // Nobody does.
@@ -362,7 +363,8 @@ impl State {
         let seconds = self.clock.seconds();
         let Some(connection) = self.engine.connection(number) else { return };
         let quiet = seconds - connection.last_heard() > QUIET;
-        if quiet && !mem::replace(&mut self.told_due, true) {
+        let newly = connection.newly_due();
+        if quiet && !mem::replace(&mut self.told_due, true) || newly {
             self.tell_control(News { connection: number, kind: Kind::Due, value: 0 });
         } else if !quiet {
             self.told_due = false;
