@@ -7,6 +7,7 @@ in virtual time, a simulated machine.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
@@ -109,6 +110,10 @@ class Control:
         """Do something in the next turn."""
         self._posted.append(act)
         self._waiter.wake()
+
+    def woke(self, slept: float) -> None:
+        """The machine was suspended for so many seconds: connections learn of it in the next turn, before all else."""
+        self._posted.extendleft(functools.partial(member.woke, slept) for member in self._members)
 
     def close(self) -> None:
         """Give everything back. What was asked in the last moment is answered: by then, that it is over."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from whimbrel._control import Control
 from whimbrel._machine import THIS_MACHINE
+from whimbrel.network import Suspension
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,6 +145,7 @@ class _ControlThread(threading.Thread):
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         self._stopped = False
+        self._suspension = Suspension()
         self.control = Control(THIS_MACHINE, self)
 
     # Called by others, under the lock ---------------------------------------------------------------------------------
@@ -168,6 +170,9 @@ class _ControlThread(threading.Thread):
             while not self._stopped:
                 ready = self._selector.select(self._wait())
                 with self._lock:
+                    slept = self._suspension.passed()
+                    if slept:
+                        self.control.woke(slept)
                     self.control.turn([key.data for key, _ in ready])
         finally:
             with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Final
 
 from whimbrel._policy import (
@@ -68,7 +69,8 @@ class OwnPolicy:
     def handle(self, event: Event, facts: Facts, now: float) -> list[Action]:
         """Take in one event and say what to do, in this order."""
         if isinstance(event, RoutesChanged):
-            if event.routes == self.routes and self._begun:
+            # Routes are equal whatever their interfaces' names and other addresses, which count as news here.
+            if self._begun and [astuple(r) for r in event.routes] == [astuple(r) for r in self.routes]:
                 return []
             self.routes = event.routes
         elif isinstance(event, MoveRequested):

@@ -17,6 +17,7 @@ The rules
 11. `Connection.migrate` asks first as well; where it led is the user's choice until the network changes.
 12. The interface is renamed, or the kernel prefers another of its addresses while ours is still there: stay. A way that
     is back in a blink, the same as it was: go on as if nothing had been.
+13. The machine was suspended: that was an outage, under rule 7, of which nobody could tell.
 
 The states
 
@@ -84,6 +85,8 @@ LONGEST_PING: Final = 15.0
 BLINK: Final = 0.1
 """How long a way may be gone and still be the same path: less than a PTO, so that nobody has backed off. Some DHCP
 clients take the route away for a moment whenever they renew (busybox's script)."""
+NAP: Final = 2.0
+"""How long the machine must have been suspended to matter: a path may be silent for as long."""
 FLAP_MEMORY: Final = 10.0
 """Seconds for which it counts that a network was preferred and then no longer."""
 FLAP_HOLD: Final = (1.0, 5.0)
@@ -181,12 +184,27 @@ class ApplicationWrote:
 
 
 @dataclass(frozen=True, slots=True)
+class Woke:
+    """The machine was suspended for so many seconds, which ``now`` does not count."""
+
+    slept: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The deadline has come, or the facts have changed."""
 
 
 Event = (
-    RoutesChanged | SendFailed | ProbeAnswered | ServerSilent | MoveRequested | MoveCancelled | ApplicationWrote | Tick
+    RoutesChanged
+    | SendFailed
+    | ProbeAnswered
+    | ServerSilent
+    | MoveRequested
+    | MoveCancelled
+    | ApplicationWrote
+    | Woke
+    | Tick
 )
 
 
@@ -547,6 +565,8 @@ class MigrationPolicy:
         match self._state, event:
             case _, MoveRequested(route):
                 return self._requested_move(route, facts)
+            case _, Woke(slept):
+                return self._woke(slept, now)
 
             case _, ProbeAnswered(route) if route == self.active and self._suspect and self._may_search(facts):
                 self._revive_after = now + self._revive_pause
@@ -626,7 +646,8 @@ class MigrationPolicy:
             return self._follow_kernel(facts, now)
         if self._settings.auto and not self._is_there(self.active):
             if not self.routes or facts.peer_forbids:
-                return self._hold(now)
+                held = self._hold(now)
+                return held + [Report(PathRejected(r.interface, "migration-disabled")) for r in self.routes[:1]]
             # Rule 2. Nobody is asked: whatever the new network is like, the old one is gone.
             usable = [r for r in self.routes if not self._paused(r, now)]
             return self._move(self._best(usable or self.routes), "dead", facts, now)
@@ -914,22 +935,30 @@ class MigrationPolicy:
 
     # No network ------------------------------------------------------------------------------------------------------
 
-    def _hold(self, now: float) -> list[Action]:
+    def _hold(self, since: float) -> list[Action]:
         """Rules 7 and 8: an outage is waited out, with the engine's clock stopped so that no back-off grows."""
-        self._state, self.active = Held(self.active, now), None
+        self._state, self.active = Held(self.active, since), None
         self._watch = Quiet()
-        refused: list[Action] = [Report(PathRejected(r.interface, "migration-disabled")) for r in self.routes[:1]]
-        return [Hold(), Report(NetworkLost()), *refused]
+        return [Hold(), Report(NetworkLost())]
+
+    def _woke(self, slept: float, now: float) -> list[Action]:
+        """Rule 13. NATs have forgotten us, and the peer's timers have backed off, whatever the routes look like."""
+        if not self._settings.auto or slept < NAP:
+            return []
+        if isinstance(self._state, Held):
+            self._state = replace(self._state, since=self._state.since - slept)
+            return []
+        return self._hold(now - slept)
 
     def _held(self, held: Held, facts: Facts, now: float) -> list[Action]:
+        if now >= held.since + self._settings.outage:
+            self._state = GivenUp()
+            return [GiveUp()]
         # RFC 9000 §9, §18.2: a peer that forbids migration knows us by the old address only. It may come back.
         forbidden = facts.peer_forbids and self._settings.sockets != "unconnected"
         routes = [r for r in self.routes if not forbidden or r == held.route]
         if not routes:
-            if now < held.since + self._settings.outage:
-                return []
-            self._state = GivenUp()
-            return [GiveUp()]
+            return []
         route, self._state = routes[0], Steady()
         restored = Report(NetworkRestored(route.interface, now - held.since))
         blink = route == held.route and now < held.since + BLINK

@@ -45,6 +45,7 @@ from whimbrel._policy import (
     SendFailed,
     ServerSilent,
     Tick,
+    Woke,
 )
 from whimbrel._probe import ProbeDatagram
 
@@ -144,6 +145,12 @@ class Steering:
         """The network may have changed: ask, and tell the policy."""
         if not self.over:
             self._handle(RoutesChanged(tuple(self._settings._in_order(self._surroundings.routes(self.remote[0])))), now)
+
+    def woke(self, slept: float, now: float) -> None:
+        """The machine was suspended for so many seconds; the networks may be others now."""
+        if not self.over:
+            self.ask_routes(now)
+            self._handle(Woke(slept), now)
 
     def core_news(self, now: float) -> None:
         """The core has news for whoever decides about paths."""

@@ -49,6 +49,7 @@ from whimbrel._policy import (
     SendFailed,
     ServerSilent,
     Tick,
+    Woke,
 )
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ __all__ = [
     "SendFailed",
     "ServerSilent",
     "Tick",
+    "Woke",
 ]
 
 

@@ -40,6 +40,7 @@ from whimbrel._policy import (
     SendFailed,
     ServerSilent,
     Tick,
+    Woke,
 )
 from whimbrel.network import Route
 
@@ -49,6 +50,8 @@ ROUTES = [
     Route("eth0", 4, "10.3.0.2"),
     Route("wlan0", 3, "10.2.0.99"),
 ]
+BESIDE = replace(ROUTES[3], addresses=("10.2.0.2", "10.2.0.99"))
+"""The first route's interface, whose address is still there, but the kernel prefers another."""
 RTTS = [0.010, 0.040, 0.005, 0.300]
 OUTAGE = 20.0
 TICKS_PER_SECOND = 50
@@ -90,12 +93,14 @@ class World:
     settled: int = 0  # … and answered
     flowing_since: float = 0.0
     pto: float = 0.0
+    slept: float = 0.0  # what the event under way says of a suspension
 
     def __post_init__(self) -> None:
         self.pto = self.facts.pto
 
     def works(self, route: Route | None) -> bool:
-        return route in self.routes and route in self.carrying
+        there = any(each == route or (route and route.source in each.addresses) for each in self.routes)
+        return there and route in self.carrying
 
     def later(self, delay: float, event: Event | None, over: Route | None = None) -> None:
         heapq.heappush(self.pending, (self.now + delay, next(self.numbers), event, over))
@@ -144,7 +149,7 @@ class World:
                 self.echo(self.policy.active)
             case Hold():
                 assert not self.held
-                self.held, self.held_since = True, self.now
+                self.held, self.held_since = True, self.now - self.slept
             case Resume(route):
                 assert self.held
                 assert route in self.routes
@@ -200,7 +205,7 @@ class World:
 
 orders = st.permutations(ROUTES[:3]).flatmap(
     lambda order: st.integers(0, 3).map(lambda length: tuple(order[:length]))
-) | st.just((ROUTES[3], ROUTES[1]))
+) | st.sampled_from([(ROUTES[3], ROUTES[1]), (BESIDE, ROUTES[1])])
 steps = st.one_of(
     st.tuples(st.just("routes"), orders),
     st.tuples(st.just("routes"), orders),
@@ -211,6 +216,7 @@ steps = st.one_of(
     st.tuples(st.just("due"), st.booleans()),
     st.tuples(st.just("stray"), st.sampled_from(ROUTES)),
     st.tuples(st.just("exhaust"), st.none()),
+    st.tuples(st.just("sleep"), st.sampled_from([1.0, 5.0, 15.0])),
 )
 pauses = st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.1, 0.5, 2.0, 10.0, 40.0])
 journeys = st.lists(st.tuples(pauses, steps), max_size=40)
@@ -237,6 +243,11 @@ def take(world: World, kind: str, value: object) -> None:
         case "stray", Route():
             if world.answers:
                 world.tell(ProbeAnswered(value, 0.01))
+        case "sleep", float():
+            world.held_since -= value
+            world.slept = value
+            world.tell(Woke(value))
+            world.slept = 0.0
         case "exhaust", _:
             world.facts = replace(world.facts, spare_ids=0)
         case _:

@@ -33,6 +33,7 @@ from whimbrel._policy import (
     SendFailed,
     ServerSilent,
     Tick,
+    Woke,
 )
 from whimbrel.network import Route
 
@@ -1131,3 +1132,57 @@ def test_another_way_in_a_blink_is_another_path() -> None:
     journey = Journey(WIFI, WIFI)
     journey.at(1.0, RoutesChanged(()))
     assert Migrate(CELLULAR, "restored") in journey.at(1.01, RoutesChanged((CELLULAR,)))
+
+
+# Rule 13: the machine was suspended
+
+
+def test_a_sleep_is_an_outage_and_the_path_is_entered_anew() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR)
+    assert journey.at(5.0, Woke(30.0)) == [
+        Hold(),
+        Report(NetworkLost()),
+        Resume(WIFI),
+        Migrate(WIFI, "restored"),
+        Report(NetworkRestored("wlan0", 30.0)),
+    ]
+
+
+def test_whoever_wakes_up_elsewhere_goes_on_there() -> None:
+    journey = Journey(WIFI, WIFI)
+    journey.at(5.0, RoutesChanged(()))
+    assert journey.at(5.0, Woke(30.0)) == []
+    assert Migrate(CELLULAR, "restored") in journey.at(8.0, RoutesChanged((CELLULAR,)))
+    assert journey.told[-1][1] == Report(NetworkRestored("wwan0", 33.0))
+
+
+def test_a_nap_is_no_reason_for_anything() -> None:
+    assert Journey(WIFI, WIFI).at(5.0, Woke(1.9)) == []
+
+
+def test_sleeping_for_longer_than_an_outage_may_last_ends_it() -> None:
+    journey = Journey(WIFI, WIFI)
+    assert journey.at(5.0, Woke(60.0)) == [Hold(), Report(NetworkLost()), GiveUp()]
+    assert journey.policy.deadline is None
+    assert journey.at(6.0, RoutesChanged((CELLULAR,))) == []
+
+
+def test_sleep_counts_as_a_part_of_the_outage_that_it_falls_into() -> None:
+    journey = Journey(WIFI, WIFI)
+    journey.at(5.0, RoutesChanged(()))
+    journey.at(20.0, Woke(40.0))
+    assert journey.run(25.5) == [(25.0, GiveUp())]
+
+
+def test_a_peer_that_forbids_moving_is_woken_by_a_ping() -> None:
+    journey = Journey(WIFI, WIFI, peer_forbids=True)
+    assert journey.at(5.0, Woke(30.0))[2:4] == [Resume(WIFI), Ping()]
+
+
+def test_an_unconnected_socket_is_woken_by_a_ping() -> None:
+    journey = Journey(WIFI, WIFI, settings=Migration(sockets="unconnected"))
+    assert journey.at(5.0, Woke(30.0))[2:4] == [Resume(WIFI), Ping()]
+
+
+def test_by_hand_only_a_sleep_is_left_to_the_hand() -> None:
+    assert Journey(WIFI, WIFI, settings=Migration(auto=False)).at(5.0, Woke(30.0)) == []

@@ -10,6 +10,7 @@ Usable alone: nothing here needs the native core, a connection, or privileges.
 from whimbrel.network._netlink import NetlinkNews
 from whimbrel.network._poll import PolledNews
 from whimbrel.network._route import Route, route_to, routes_to
+from whimbrel.network._suspension import Suspension
 from whimbrel.network._watch import NetworkNews, Settling, Watcher, subscribe, watch
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PolledNews",
     "Route",
     "Settling",
+    "Suspension",
     "Watcher",
     "route_to",
     "routes_to",
