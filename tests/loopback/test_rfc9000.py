@@ -143,6 +143,12 @@ class Scribe(OddClient):
         return note
 
 
+def _issue(issued: QuicConnectionId, *, retire_prior_to: int) -> bytes:
+    """NEW_CONNECTION_ID."""
+    data = bytes([len(issued.cid)]) + issued.cid + issued.stateless_reset_token
+    return frame(NEW_CONNECTION_ID, issued.sequence_number, retire_prior_to, data=data)
+
+
 def _port(transport: asyncio.BaseTransport) -> int:
     port: int = transport.get_extra_info("sockname")[1]
     return port
@@ -298,9 +304,8 @@ async def test_connection_ids_that_the_client_takes_back_are_used_no_more(certif
         fresh = QuicConnectionId(cid=os.urandom(8), sequence_number=highest + 1, stateless_reset_token=os.urandom(16))
         before = {each.cid for each in scribe.quic._host_cids}
         scribe.quic._host_cids.append(fresh)
-        content = bytes([8]) + fresh.cid + fresh.stateless_reset_token
         already = len(scribe.of(RETIRE_CONNECTION_ID))
-        scribe.send_frames(frame(NEW_CONNECTION_ID, highest + 1, highest + 1, data=content))
+        scribe.send_frames(_issue(fresh, retire_prior_to=fresh.sequence_number))
         await until(lambda: fresh.cid in scribe.addressed)
         del scribe.addressed[:]
         await scribe.is_answered()
@@ -320,6 +325,20 @@ async def test_more_connection_ids_than_were_asked_for_end_the_connection(certif
                 for number in range(1, 12)
             )
         )
+        ended = await scribe.ended()
+        assert ended.error_code == CONNECTION_ID_LIMIT_ERROR
+
+
+async def test_connection_ids_that_are_taken_back_without_end_end_the_connection(certificates: Certificates) -> None:
+    """§5.1.2: each has to be given back by a frame, and those that wait to be sent are bounded."""
+    async with connected(certificates) as (scribe, _):
+        highest = max(each.sequence_number for each in scribe.quic._host_cids)
+        taken = [
+            QuicConnectionId(cid=os.urandom(8), sequence_number=number, stateless_reset_token=os.urandom(16))
+            for number in range(highest + 5, highest + 5 * 15, 5)
+        ]
+        scribe.quic._host_cids += taken
+        scribe.send_frames(*(_issue(each, retire_prior_to=each.sequence_number) for each in taken))
         ended = await scribe.ended()
         assert ended.error_code == CONNECTION_ID_LIMIT_ERROR
 

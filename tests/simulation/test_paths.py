@@ -1,4 +1,5 @@
-"""What both ends do with the paths of a connection: RFC 9000 §8.2 and §9, where the other tests do not look."""
+"""What both ends do with the paths of a connection: RFC 9000 §5.1, §8.2, §9 and §10.3, where the other
+tests do not look."""
 
 from __future__ import annotations
 
@@ -6,15 +7,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.simulation.internet import Datagram
+from tests.simulation.internet import ELSEWHERE, Datagram
 from tests.simulation.support import BYTES, CELLULAR, SETTLED, add_cellular, add_wifi
+from whimbrel.testing._simulation import SimulatedServer
 
 if TYPE_CHECKING:
+    from tests.simulation.conftest import Meddle
     from tests.simulation.internet import Internet
 
 UP_AND_DOWN = pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
 CHALLENGE = 1200
 """Bytes of a datagram that asks."""
+ID_LENGTH = 8
+RENEWAL = 30.0
+"""Seconds after which a client asks for its connection IDs back."""
 
 
 @UP_AND_DOWN
@@ -35,10 +41,10 @@ def test_packets_that_come_late_from_the_address_before_take_nobody_back(interne
     internet.advance(0.1)
     cellular.rebind()
     internet.ping()
-    internet.advance(2 * CELLULAR + 0.010)
+    while internet.seen_at == before:
+        internet.advance(0.010)
     internet.meddle = None
     after = internet.seen_at
-    assert after != before
     assert late
     for datagram in late:
         internet.spoof(datagram.data, before)
@@ -85,3 +91,57 @@ def test_nothing_leaves_by_a_path_that_was_left(internet: Internet, upload: bool
     assert asked  # §9.3.3
     late = [each for each in internet.of("to_server", left, since=moved) if each.time > moved + 0.05]
     assert late == []
+
+
+# Connection IDs (§5.1.2) ----------------------------------------------------------------------------------------------
+
+
+def test_connection_ids_are_renewed_under_a_transfer_that_does_not_notice(internet: Internet) -> None:
+    """Those that were asked back are good until they come back: nothing that carries them is lost."""
+    internet.interface("wlan0", latency=0.010, rate=1e9)
+    transfer = internet.requests(2000, every=0.020)
+    internet.run(horizon=RENEWAL - 1)
+    (before,) = internet.ids_by_peer("to_client")
+    internet.run(horizon=2 * RENEWAL)
+    (after,) = internet.ids_by_peer("to_client")
+    assert transfer.complete
+    assert after > before
+    assert internet.server.stats().packets_lost == internet.client.stats().packets_lost == 0
+
+
+# Stateless resets (§10.3) ---------------------------------------------------------------------------------------------
+
+
+def test_no_packet_is_so_short_that_a_reset_for_it_could_be_told_from_a_packet(internet: Internet) -> None:
+    add_cellular(internet)
+    internet.requests(20, every=0.1)
+    internet.run()
+    short = [each for each in internet.datagrams if not each.is_long]
+    assert len(short) > 20
+    assert min(len(each.data) for each in short) >= ID_LENGTH + 22
+
+
+def test_resets_look_like_packets(internet: Internet) -> None:
+    add_cellular(internet)
+    internet.advance(0.5)
+    for number in range(20):
+        internet.spoof(b"\x40" + number.to_bytes(8, "big") + bytes(1191), ELSEWHERE)
+        internet.advance(0.1)
+    resets = [each.data for each in internet.of("to_client", ELSEWHERE)]
+    assert len(resets) == 20
+    assert {data[0] & 0xC0 for data in resets} == {0x40}
+    assert len({len(data) for data in resets}) > 5
+    assert len({data[1 : 1 + ID_LENGTH] for data in resets}) == 20
+
+
+def test_a_client_that_was_reset_says_nothing_more(meddle: Meddle) -> None:
+    internet = meddle(server=SimulatedServer(reset_key=bytes(range(32))))
+    add_cellular(internet)
+    internet.upload(10 * BYTES)
+    internet.advance(SETTLED)
+    internet.restart_server()
+    internet.run(horizon=2.0)
+    assert internet.lost == ("reset", 0, "", True)
+    over = internet.now + CELLULAR + 0.1  # What is under way, and in the queue, arrives.
+    internet.advance(10.0)
+    assert internet.of("to_server", since=over) == []
