@@ -40,7 +40,7 @@ from whimbrel.testing import Laboratory, LaboratoryUnavailable, find_gap, prepar
 from whimbrel.testing._capture import is_negotiation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from whimbrel.testing import AccessNetwork, Packet
 
@@ -50,7 +50,7 @@ SCENARIOS: tuple[Scenario, ...] = ("overlap", "hard-cut", "black-hole", "outage"
 CLIENTS: tuple[Client, ...] = ("whimbrel", "gtlsclient", "quic-go")
 IMPOSSIBLE: dict[tuple[Scenario, Client], str] = {
     ("black-hole", "gtlsclient"): "it takes the address that the kernel prefers, that of the silent network",
-    ("outage", "gtlsclient"): "it ends when the kernel has no route for its new address, and changes only once",
+    ("outage", "gtlsclient"): "it ends when the kernel has no route (sendmsg: Network is unreachable)",
 }
 SIZE = 100_000_000
 """More than comes in the time that a run takes: what has come is compared with the beginning of the file."""
@@ -59,7 +59,7 @@ WARM_UP = 1.0
 WATCHED = 3.5
 """Seconds from the change to the end of a run."""
 OUTAGE = 3.0
-LEAD = {"overlap": 0.040, "hard-cut": 0.012}
+LEAD: dict[Scenario, float] = {"overlap": 0.040, "hard-cut": 0.012}
 """Seconds that the change comes before gtlsclient's clock: what the kernel needs for it. Until Wi-Fi is gone it would
 choose Wi-Fi again; when Wi-Fi appears, earlier costs nothing."""
 _BUSY = ("--max-data=64K", "--max-stream-data-bidi-local=64K", "--max-window=0", "--max-stream-window=0")
@@ -130,9 +130,9 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _here(wanted: list[Client]) -> Iterator[Client]:
+def _here(wanted: Sequence[Client]) -> Iterator[Client]:
     """Return those that are installed, and say which are not."""
-    find = {"gtlsclient": peers.gtlsclient, "quic-go": peers.quic_go}
+    find: dict[str, Callable[[], str]] = {"gtlsclient": peers.gtlsclient, "quic-go": peers.quic_go}
     for client in wanted:
         try:
             find.get(client, str)()
@@ -205,7 +205,7 @@ def _start(
     else:
         argv = [peers.quic_go(), "client", f"https://{site.address}:{PORT}/{site.file.name}"]
         argv += [str(site.cafile), str(pipe), source]
-    return lab.popen("cli", argv, stdin=subprocess.PIPE, stdout=log, stderr=log)
+    return lab.popen("cli", argv, bufsize=0, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
 
 def _change(
@@ -233,7 +233,6 @@ def _change(
     if client == "quic-go" and process.stdin is not None:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(new.address.encode() + b"\n")
-            process.stdin.flush()
     return change, new
 
 
@@ -271,7 +270,7 @@ def _tell(runs: list[Run], server: str) -> int:
     """Print the table and the verdict; return the exit status."""
     versions = {client: peers.version(client) for client in dict.fromkeys(run.client for run in runs)}
     print(f"milliseconds; {server} {peers.version(server)} serves; {os.cpu_count()} processors")
-    rows = [("scenario", "client", "runs", "equal", "went on", "moved p50", "p50", "p99", "max")]
+    rows: list[tuple[str, ...]] = [("scenario", "client", "runs", "equal", "went on", "moved p50", "p50", "p99", "max")]
     medians: dict[Scenario, dict[Client, float]] = defaultdict(dict)
     failed = False
     groups: dict[tuple[Scenario, Client], list[Run]] = defaultdict(list)
