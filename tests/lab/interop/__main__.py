@@ -22,6 +22,8 @@ from tests.lab.interop.outcome import Result
 from whimbrel.testing import LaboratoryUnavailable, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.lab.interop.matrix import Cell
     from tests.lab.interop.outcome import Outcome
 
@@ -29,9 +31,9 @@ _FAILS, _USAGE, _INTERRUPTED = 1, 2, 130
 _BEGIN, _END = "<!-- make interop: begin -->", "<!-- make interop: end -->"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Do it. Returns the exit status."""
-    args = _arguments()
+    args = _arguments(argv)
     try:
         prepare()  # Before anything starts a thread.
     except (LaboratoryUnavailable, ModuleNotFoundError) as error:
@@ -64,7 +66,7 @@ def main() -> int:
     return status or (_FAILS if failed else 0)
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make interop", description="Fill in the matrix of peers.")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="WORD",
@@ -72,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="save the outcomes; - for standard output")
     parser.add_argument("--document", metavar="FILE", help="put the tables into this page, between its marks")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def _filled(cell: Cell, number: int, count: int) -> Outcome:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _THERE, _BACK = "wwan0 → wlan0", "wlan0 → wwan0"
 _FIRST, _SECOND = 0.25, 0.6
 """Parts of the download at which something happens."""
-_BUSY = ("--max-data=64K", "--max-stream-data-bidi-local=64K", "--max-window=0", "--max-stream-window=0")
+_BUSY = ("--max-data=32K", "--max-stream-data-bidi-local=32K", "--max-window=0", "--max-stream-window=0")
 """Has gtlsclient always have news of its windows under way, which it repeats when they are lost. What only receives and
 acknowledges has nothing to repeat, and waits for ever for packets that go to where it was."""
 
@@ -139,5 +139,7 @@ def _judge_rebound(lab: Laboratory, site: Site, digest: str, count: int, began: 
     seconds = time.monotonic() - began
     told = [move.reason for move in site.moves]
     expect(digest == site.sha256, "what came is not the file")
-    expect(told == ["rebinding"] * count, f"the server saw {', '.join(told) or 'no change'}")
+    # A client that has to wait for the processor may answer a challenge late: then our server goes back, and on again.
+    expect(told.count("rebinding") >= count, f"the server saw {', '.join(told) or 'no change'}")
+    expect("peer" not in told, f"the server saw {', '.join(told)}")
     return Crossed(moves=[], linkable={"to_server": 0, "to_client": 0}, seconds=seconds)

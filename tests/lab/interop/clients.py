@@ -5,6 +5,7 @@ gtlsclient changes its address by itself, once. aioquic, quic-go and quinn are t
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -81,7 +82,7 @@ class _Saving:
         self._body = Body(folder / FILE, SIZE)
         self._log = folder / "client.log"
         with self._log.open("wb") as log:
-            self._process = lab.popen("cli", argv, stdin=subprocess.PIPE, stdout=log, stderr=log)
+            self._process = lab.popen("cli", argv, bufsize=0, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
     def reaches(self, part: float) -> None:
         if not self._body.reaches(part, PATIENCE):
@@ -89,8 +90,8 @@ class _Saving:
 
     def move(self, source: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(source.encode() + b"\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # Its end is told by whoever waits for it.
+            self._process.stdin.write(source.encode() + b"\n")
 
     def finish(self) -> str:
         try:
