@@ -107,6 +107,20 @@ class Scribe(OddClient):
         self._transport = await self.open_port()
         return old
 
+    def send_challenge(self, data: bytes, *, small: bool = False) -> int:
+        """In a probing packet. Returns the bytes of the datagram."""
+        sizes: list[int] = []
+
+        def send(datagram: bytes) -> None:
+            sizes.append(len(datagram))
+            OddClient.send(self, datagram)
+
+        with mock.patch.object(self, "send", send):
+            # aioquic makes a packet that begins with PATH_CHALLENGE a full one.
+            self.send_frames(*[frame(PADDING)] * small, frame(PATH_CHALLENGE, data=data))
+        (size,) = sizes
+        return size
+
     async def wait(self, kind: int, count: int = 1, *, port: int | None = None) -> list[Heard]:
         """Wait for so many frames of a kind, at one port or any."""
         while len(found := self.of(kind, port=port)) < count:
@@ -183,7 +197,8 @@ async def connected(certificates: Certificates, **options: Any) -> AsyncIterator
 
 async def test_a_challenge_is_echoed_once_and_in_a_full_datagram(certificates: Certificates) -> None:
     async with connected(certificates) as (scribe, _):
-        scribe.send_frames(frame(PATH_CHALLENGE, data=b"question"))  # In a small datagram, which is no excuse.
+        sent = scribe.send_challenge(b"question", small=True)
+        assert sent < 100  # Which is no excuse.
         await scribe.wait(PATH_RESPONSE, 2)
         await scribe.is_answered()
         answers = [each for each in scribe.of(PATH_RESPONSE) if each.content == (b"question",)]
@@ -195,13 +210,29 @@ async def test_a_challenge_from_another_address_is_answered_there_and_moves_noth
     async with connected(certificates) as (scribe, connection):
         place, home = connection.path.remote, scribe._transport
         scribe._transport = elsewhere = await scribe.open_port()
-        scribe.send_frames(frame(PATH_CHALLENGE, data=b"question"), bytes(1100))
+        sent = scribe.send_challenge(b"question")
         scribe._transport = home  # Acknowledgements would move it.
+        assert sent >= FULL
         (answer,) = await scribe.wait(PATH_RESPONSE, port=_port(elsewhere))
         assert answer.content == (b"question",)
         assert answer.size >= FULL
         assert connection.path.remote == place
         assert scribe.of(PATH_CHALLENGE) == []
+
+
+async def test_a_small_challenge_from_another_address_is_not_answered_by_a_large_datagram(
+    certificates: Certificates,
+) -> None:
+    """Who names a victim's address gets it three times the bytes and no more (§8.2.2, §9.3.1)."""
+    async with connected(certificates) as (scribe, connection):
+        home = scribe._transport
+        scribe._transport = elsewhere = await scribe.open_port()
+        sent = [scribe.send_challenge(os.urandom(8), small=True) for _ in range(3)]
+        scribe._transport = home
+        assert FULL > 3 * sum(sent) > 300
+        await scribe.is_answered()
+        assert scribe.of(PATH_RESPONSE, port=_port(elsewhere)) == []
+        assert connection.path.remote[1] == scribe.port
 
 
 async def test_only_the_right_answer_proves_a_new_address(certificates: Certificates) -> None:
