@@ -203,10 +203,19 @@ async def test_quic_without_http3(certificates: Certificates, doctor: Callable[.
     assert said.verdict.endswith("no HTTP/3 connection comes about: the server speaks QUIC, but no HTTP/3.")
 
 
-async def test_a_name_that_nobody_has(doctor: Callable[..., Any]) -> None:
-    said = await doctor("no-such-host.invalid")
+@pytest.mark.parametrize(
+    ("host", "because"),
+    [
+        ("no-such-host.invalid", "cannot find no-such-host.invalid: "),
+        ("a..b", "cannot find a..b: not a valid host name."),
+        ("fe80::1", "'fe80::1' is link-local: say on which interface, "),
+    ],
+)
+async def test_a_host_that_cannot_be_found(doctor: Callable[..., Any], host: str, because: str) -> None:
+    said = await doctor(host)
     assert said.status == 4
-    assert said.verdict.startswith("Verdict: no-such-host.invalid is not reached with QUIC: cannot find ")
+    assert said.error == ""
+    assert said.verdict.startswith(f"Verdict: {host} is not reached with QUIC: {because}")
 
 
 @pytest.mark.parametrize(

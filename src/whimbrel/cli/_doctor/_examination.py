@@ -73,7 +73,11 @@ class Examination:
             found.problem, found.sentence = "unknown-host", _unknown(found.host, error)
             return found
         found.addresses = [address for address, _ in addresses]
-        routes = {address: routes_to(address[0]) for address in addresses}
+        try:
+            routes = {address: routes_to(address[0]) for address in addresses}
+        except ValueError as error:  # A link-local address that does not name its interface.
+            found.problem, found.sentence = NoRoute.slug, str(error)
+            return found
         if not any(routes.values()):
             found.problem, found.sentence = NoRoute.slug, f"no network leads to {found.host}"
             return found
