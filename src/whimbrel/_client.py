@@ -1,7 +1,7 @@
 """connect(): from a name to a connection.
 
-Looks the name up, tries its addresses a quarter of a second apart until one answers (RFC 8305), and hands the winner to
-the driver, which looks after its path. Whatever is opened on the way is closed again, also when the caller gives up.
+Looks the name up, tries its addresses a quarter of a second apart until one answers (RFC 8305, in ``_dial.py``), and
+hands the winner to the driver, which looks after its path.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 from whimbrel import _core
+from whimbrel._attempts import NetworkChanges
 from whimbrel._config import Limits, Migration
-from whimbrel._connection import Connection
-from whimbrel._errors import ConnectFailed, ConnectionLost, ConnectTimeout, HandshakeFailed, address_text, connect_error
-from whimbrel._loop import Pump
+from whimbrel._dial import Dial
+from whimbrel._errors import ConnectFailed, ConnectionLost, ConnectTimeout, address_text
 from whimbrel._machine import here
 from whimbrel._qlog import qlog_place
 from whimbrel._tls import StrPath, identity, trust_roots
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from types import TracebackType
 
+    from whimbrel._attempts import Attempt
+    from whimbrel._connection import Connection
     from whimbrel._connection_base import ConnectionBase
     from whimbrel._events import PathChange
     from whimbrel._path import Address
     from whimbrel._sessions import SessionStore
-
-# RFC 8305 §8: how long an address is tried alone before the next joins in, seconds.
-STAGGER = 0.25
 
 
 def connect(
@@ -177,7 +176,7 @@ class _Connect:
         try:
             async with deadline:
                 addresses = await self._look_up()
-                connection = await self._first_to_answer(addresses, tried)
+                connection = await Dial(self, tried).first_to_answer(addresses)
         except TimeoutError as error:
             if not deadline.expired() or isinstance(error, ConnectTimeout):
                 raise
@@ -196,7 +195,7 @@ class _Connect:
         within = f"within {self._timeout:g} s"
         if not tried:
             return f"the look-up of {self._host!r} brought nothing {within}"
-        texts = [address_text(address) for address in tried]
+        texts = [address_text(address) for address in dict.fromkeys(tried)]
         if texts == [self._peer]:
             return f"no answer {within}"
         return f"no answer {within}; tried {', '.join(texts)}"
@@ -214,26 +213,15 @@ class _Connect:
             return ConnectFailed(f"{self._host!r} is not a valid host name", peer=self._peer)
         return ConnectFailed(f"cannot find {self._host!r}: {error.strerror}", peer=self._peer)
 
-    async def _first_to_answer(self, addresses: list[Address], tried: list[Address]) -> Connection:
-        waiting, known = self._known_first(addresses)
-        if len(waiting) == 1:
-            return await self._try(waiting[0], tried, early=known is not None)
-        running: set[asyncio.Task[Connection]] = set()
-        failures: list[ConnectFailed] = []
+    def _network_changes(self) -> contextlib.AbstractContextManager[NetworkChanges | None]:
+        """News of the networks for a dial, where it is to follow them."""
+        if self._migration is None or not self._migration.auto:
+            return contextlib.nullcontext()
         try:
-            while waiting or running:
-                if waiting:
-                    address = waiting.pop(0)
-                    running.add(asyncio.create_task(self._try(address, tried, early=address == known)))
-                done, running = await asyncio.wait(
-                    running, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
-                )
-                won = self._winner(done, failures)
-                if won is not None:
-                    return won
-        finally:
-            await _abandon(running)
-        raise all_failed(failures)
+            return contextlib.closing(NetworkChanges(here.get()))
+        except OSError as error:
+            text = f"cannot listen for changes of the network: {error.strerror or error}"
+            raise ConnectFailed(text, peer=self._peer) from error
 
     def _known_first(self, addresses: list[Address]) -> tuple[list[Address], Address | None]:
         """In which order to try addresses, and which one may be sent data early.
@@ -247,70 +235,24 @@ class _Connect:
             return list(addresses), None
         return [known, *(other for other in addresses if other != known)], known
 
-    def _winner(self, done: set[asyncio.Task[Connection]], failures: list[ConnectFailed]) -> Connection | None:
-        """The first connection among tasks that ended; the others of the same moment are closed."""
-        won = None
-        decisive: BaseException | None = None
-        for task in done:
-            error = task.exception()
-            if error is None:
-                if won is None:
-                    won = task.result()
-                else:
-                    task.result()._close_now(0, "")
-            elif isinstance(error, ConnectFailed):
-                failures.append(error)
-                # The server has answered: another of its addresses would say the same, or nothing until the timeout.
-                if isinstance(error, HandshakeFailed):
-                    decisive = error
-            else:
-                decisive = error
-        if won is None and decisive is not None:
-            raise decisive
-        return won
-
-    async def _try(self, address: Address, tried: list[Address], *, early: bool) -> Connection:
-        tried.append(address)
-        endpoint, core, interface = self._open(address)
-        pump = Pump(endpoint)
-        connection = Connection(
-            pump,
-            core,
-            is_client=True,
-            peer=self._peer,
-            interface=interface,
-            released=pump.stop_from_anywhere,
-            name=self._name,
-        )
-        try:
-            lost = await connection._handshake(early=early)
-        except BaseException:
-            connection._close_now(0, "")
-            raise
-        if lost is not None:
-            raise connect_error(lost, peer=self._peer, name=self._name, path=connection.path)
-        self._answered(connection, address)
-        return connection
-
     def _answered(self, connection: ConnectionBase, address: Address) -> None:
         if self._sessions is not None and connection._established:
             self._sessions._answered(self._server, address)
 
-    def _open(self, address: Address) -> tuple[_core.Endpoint, _core.Connection, str | None]:
-        """Send the first packet to an address; with the interface that it leaves by, where that is ours to choose.
+    def _open(self, attempt: Attempt) -> tuple[_core.Endpoint, _core.Connection, str | None]:
+        """Send the first packet of an attempt; with the interface that it leaves by, where that is ours to choose.
 
         Raises:
             ConnectFailed: no network leads there, or no socket can be had.
         """
         sockets = "pinned" if self._migration is None else self._migration.sockets
-        machine = here.get()
-        route = machine.route_to(address[0])
+        address, route = attempt.address, attempt.route
         if route is None:
             text = "no network leads there"
             if address_text(address) != self._peer:
                 text = f"no network leads to {address[0]}"
             raise ConnectFailed(text, peer=self._peer)
-        endpoint = machine.client_endpoint(self._config)
+        endpoint = here.get().client_endpoint(self._config)
         try:
             core = endpoint.connect(address, self._name, sockets, (route.index, route.source))
         except OSError as error:
@@ -355,26 +297,6 @@ def report_to(reference: weakref.ref[ConnectionBase], event: PathChange | Connec
     connection = reference()
     if connection is not None:
         connection._report(event)
-
-
-def all_failed(failures: list[ConnectFailed]) -> ConnectFailed:
-    """What is raised when no address led anywhere: the first failure, with the others as a note."""
-    error = failures[0]
-    if len(failures) > 1:
-        error.add_note("; ".join(str(other) for other in failures[1:]))
-    return error
-
-
-async def _abandon(tasks: set[asyncio.Task[Connection]]) -> None:
-    """Cancel what is still being tried, and close what came about meanwhile."""
-    for task in tasks:
-        task.cancel()
-    if not tasks:
-        return
-    # Cancelled tasks end within one turn of the loop: closing never waits.
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, Connection):
-            result._close_now(0, "")
 
 
 async def resolve(host: str, port: int) -> list[Address]:

@@ -13,17 +13,19 @@ import socket
 import threading
 import time
 import weakref
-from collections import deque
 from typing import TYPE_CHECKING
 
 from whimbrel import _client
-from whimbrel._client import STAGGER, addresses_of, all_failed, in_turns, literal_address, report_to
+from whimbrel._attempts import STAGGER, Attempts, all_failed
+from whimbrel._client import addresses_of, in_turns, literal_address, report_to
 from whimbrel._errors import ConnectFailed, ConnectTimeout, HandshakeFailed, connect_error
+from whimbrel._machine import here
 from whimbrel.sync._connection import Connection
 from whimbrel.sync._options import takes_what
 from whimbrel.sync._pump import Pump
 
 if TYPE_CHECKING:
+    from whimbrel._attempts import Attempt, NetworkChanges
     from whimbrel._path import Address
 
 
@@ -44,7 +46,7 @@ class _Dial:
         self._deadline = None if described._timeout is None else time.monotonic() + described._timeout
         self._tried: list[Address] = []
         self._failures: list[ConnectFailed] = []
-        self._running: dict[Connection, Address] = {}
+        self._running: dict[Connection, Attempt] = {}
 
     def connection(self) -> Connection:
         """The connection to the first address that answers."""
@@ -85,42 +87,60 @@ class _Dial:
 
     def _first_to_answer(self, addresses: list[Address]) -> Connection:
         order, known = self._described._known_first(addresses)
-        waiting = deque(order)
+        attempts = Attempts(here.get(), self._described._migration, order)
         next_joins = 0.0
-        while True:
-            left = self._left()
-            if left == 0:
-                raise self._too_late()
-            if waiting and (not self._running or next_joins <= time.monotonic()):
-                self._try(waiting.popleft())
-                next_joins = time.monotonic() + STAGGER
-            if not self._running and not waiting:
-                raise all_failed(self._failures)
-            for connection, address in self._running.items():
-                if connection._handshake(early=address == known):
-                    if connection._lost is None:
-                        self._described._answered(connection, address)
-                        return connection
-                    self._failed(connection)
-                    break
-            else:
-                joins = next_joins - time.monotonic() if waiting else None
-                self._wait([limit for limit in (left, joins) if limit is not None])
+        with self._described._network_changes() as changes:
+            while True:
+                left = self._left()
+                if left == 0:
+                    raise self._too_late()
+                if attempts.has_more and (not self._running or next_joins <= time.monotonic()):
+                    self._try(attempts.next())
+                    next_joins = time.monotonic() + STAGGER
+                if not self._running and not attempts.has_more:
+                    raise all_failed(self._failures)
+                for connection, attempt in self._running.items():
+                    if connection._handshake(early=attempt.address == known):
+                        if connection._lost is None:
+                            self._described._answered(connection, attempt.address)
+                            return connection
+                        self._failed(connection)
+                        break
+                else:
+                    joins = next_joins - time.monotonic() if attempts.has_more else None
+                    news = None if changes is None else changes.delay()
+                    self._wait([limit for limit in (left, joins, news) if limit is not None], changes)
+                    if changes is not None and changes.are_there():
+                        self._follow(attempts)
+                        if all(attempt.is_stranded for attempt in self._running.values()):
+                            next_joins = 0.0
 
-    def _wait(self, limits: list[float]) -> None:
+    def _follow(self, attempts: Attempts) -> None:
+        """The network has changed."""
+        begun, stranded = attempts.network_changed()
+        for connection in [connection for connection, attempt in self._running.items() if attempt in stranded]:
+            del self._running[connection]
+            connection._close_now(0, "")
+        for attempt in begun:
+            self._try(attempt)
+
+    def _wait(self, limits: list[float], changes: NetworkChanges | None) -> None:
         """Until a connection has something to pump or to tell. Its timers are seen to by the guard thread meanwhile."""
         poller = select.poll()
         for connection in self._running:
             endpoint = connection._pump.endpoint
             poller.register(endpoint.fileno(), select.POLLIN)
             poller.register(endpoint.wake_fileno(), select.POLLIN)
+        news = None if changes is None else changes.fileno()
+        if news is not None:
+            poller.register(news, select.POLLIN)
         poller.poll(max(0.0, min(limits)) * 1000 if limits else None)
 
-    def _try(self, address: Address) -> None:
+    def _try(self, attempt: Attempt) -> None:
         described = self._described
-        self._tried.append(address)
+        self._tried.append(attempt.address)
         try:
-            endpoint, core, interface = described._open(address)
+            endpoint, core, interface = described._open(attempt)
         except ConnectFailed as error:
             self._failures.append(error)
             return
@@ -134,7 +154,7 @@ class _Dial:
             released=pump.stop,
             name=described._name,
         )
-        self._running[connection] = address
+        self._running[connection] = attempt
 
     def _failed(self, connection: Connection) -> None:
         """One address leads nowhere. Once the server has answered, its other addresses would say the same."""

@@ -86,7 +86,7 @@ class SimulatedMachine:
         self._probe_ports = itertools.count(PROBE_PORTS)
         self._probes: dict[int, SimulatedProbe] = {}
         self._ready: dict[int | ProbeWire, Callable[[float], None]] = {}
-        self._news = SimulatedNews()
+        self._news: list[SimulatedNews] = []
         self._control: Control | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._woken = False
@@ -108,7 +108,9 @@ class SimulatedMachine:
         return None if owner is None else Route(owner.name, owner.index, address)
 
     def subscribe(self) -> NetworkNews:
-        return self._news
+        news = SimulatedNews()
+        self._news.append(news)
+        return news
 
     def open_probe(self, remote: Address, route: Route) -> ProbeWire:
         interface = self._interface(route.index)
@@ -171,6 +173,11 @@ class SimulatedMachine:
             self._control = Control(self, self, forgiving=False)
         return Attachment(self, self._control.add(endpoint, core, peer, settings, told))
 
+    def close(self) -> None:
+        """Give back what is real, after the loop is closed."""
+        for news in self._news:
+            news.close()
+
     # The control, which is turned here --------------------------------------------------------------------------------
 
     def call(self, act: Callable[[float], None]) -> None:
@@ -219,9 +226,9 @@ class SimulatedMachine:
         self._around.at(self._around.now + NEWS, self._network_news)
 
     def _network_news(self) -> None:
-        if self._control is not None:
-            self._news.came = True
-            self.turn(self._control.network_news)
+        self._news = [news for news in self._news if not news.is_closed]
+        for news in self._news:
+            news.come()
 
     # Packets ----------------------------------------------------------------------------------------------------------
 
@@ -383,22 +390,30 @@ class SimulatedProbe:
 
 
 class SimulatedNews:
-    """The kernel's news."""
+    """The kernel's news, for one who listens."""
 
     interval: float | None = None
 
     def __init__(self) -> None:
-        self.came = False
+        self.is_closed = False
+        self._came = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def come(self) -> None:
+        os.eventfd_write(self._came, 1)
 
     def fileno(self) -> int | None:
-        return None
+        return self._came
 
     def drain(self) -> bool:
-        came, self.came = self.came, False
-        return came
+        try:
+            return os.eventfd_read(self._came) > 0
+        except BlockingIOError:
+            return False
 
     def close(self) -> None:
-        pass
+        if not self.is_closed:
+            self.is_closed = True
+            os.close(self._came)
 
 
 def _family(address: str) -> int:

@@ -310,6 +310,7 @@ class SimulatedNetwork:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
             self._loop.close()
+            self._machine.close()
 
     def __enter__(self) -> Self:
         return self
