@@ -1186,3 +1186,25 @@ def test_an_unconnected_socket_is_woken_by_a_ping() -> None:
 
 def test_by_hand_only_a_sleep_is_left_to_the_hand() -> None:
     assert Journey(WIFI, WIFI, settings=Migration(auto=False)).at(5.0, Woke(30.0)) == []
+
+
+# What tests of the rules above would not miss, if it were gone
+
+
+def test_a_question_to_a_network_that_another_replaces_is_given_up() -> None:
+    journey = Journey(CELLULAR, CELLULAR, WIFI, CABLE)
+    assert journey.at(1.0, RoutesChanged((WIFI, CELLULAR, CABLE))) == [Probe(WIFI)]
+    assert journey.at(1.01, RoutesChanged((CABLE, WIFI, CELLULAR))) == [Probe(CABLE)]
+    assert journey.at(1.03, ProbeAnswered(WIFI, 0.03)) == []
+    assert Migrate(CABLE, "preferred") in journey.at(1.04, ProbeAnswered(CABLE, 0.03))
+
+
+def test_pauses_are_short_again_after_a_good_while_without_a_failure() -> None:
+    journey = Journey()
+    journey.at(0.5, ProbeAnswered(CELLULAR, 0.04))
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.run(30.0)  # Wi-Fi does not answer: the pauses have grown.
+    journey.at(30.0, RoutesChanged((CELLULAR, WIFI)))
+    assert journey.at(200.0, RoutesChanged((WIFI, CELLULAR))) == [Probe(WIFI)]
+    asked = [time for time, action in journey.run(202.3) if isinstance(action, Probe)]
+    assert asked == pytest.approx([200.08, 200.24, 202.24])
