@@ -225,12 +225,7 @@ MUTANTS: Final = (
         "        return [Ping(), *self._not_arrived",
     ),
     # 5: Silence.
-    Mutant(
-        5,
-        "does not hear silence",
-        "                if now >= max(facts.heard, since) + interval:",
-        "                if False:",
-    ),
+    Mutant(5, "does not hear silence", "        if not facts.due:\n", "        if True:\n"),
     Mutant(
         5,
         "hears silence where nothing is due",
@@ -257,9 +252,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         5,
-        "asks one network alone",
-        "fresh = tuple(Asked(r, 0, now) for r in others if not self._paused(r, now))",
-        "fresh = tuple(Asked(r, 0, now) for r in others[:1] if not self._paused(r, now))",
+        "asks no network that appears in a silence",
+        "asked += [Asked(r, 0, now) for r in self._others() if r not in known and not self._paused(r, now)]",
+        "pass",
     ),
     Mutant(
         5,
@@ -331,17 +326,17 @@ MUTANTS: Final = (
     Mutant(
         7,
         "does not hold",
-        "return [Hold(), Report(NetworkLost()), *refused]",
-        "return [Report(NetworkLost()), *refused]",
+        "return [Hold(), Report(NetworkLost())]",
+        "return [Report(NetworkLost())]",
     ),
     Mutant(
         7,
         "does not tell that there is no network",
-        "return [Hold(), Report(NetworkLost()), *refused]",
-        "return [Hold(), *refused]",
+        "return [Hold(), Report(NetworkLost())]",
+        "return [Hold()]",
     ),
-    Mutant(7, "holds for ever", "if now < held.since + self._settings.outage:", "if True:"),
-    Mutant(7, "gives up at once", "if now < held.since + self._settings.outage:", "if False:"),
+    Mutant(7, "holds for ever", "if now >= held.since + self._settings.outage:", "if False:"),
+    Mutant(7, "gives up at once", "if now >= held.since + self._settings.outage:", "if True:"),
     Mutant(7, "does not say when it will give up", "times.append(since + self._settings.outage)", "pass"),
     Mutant(
         7,
@@ -534,4 +529,11 @@ MUTANTS: Final = (
         "blink = route == held.route and now < held.since + BLINK",
         "blink = now < held.since + BLINK",
     ),
+    # 13: The machine was suspended.
+    Mutant(13, "does not care that the machine slept", "return self._woke(slept, now)", "return []"),
+    Mutant(13, "takes a blink of the machine for an outage", "or slept < NAP:", "or slept < 0:"),
+    Mutant(
+        13, "counts an outage anew when the machine wakes in it", "self._state.since - slept)", "self._state.since)"
+    ),
+    Mutant(13, "does not count the time asleep", "return self._hold(now - slept)", "return self._hold(now)"),
 )
