@@ -435,6 +435,7 @@ class MigrationPolicy:
         self._revive_pause = REVIVAL[0]  # … and the pause after the next move to it anew
         self._leap_after = -math.inf  # no move on trust in a silence before this …
         self._leap_pause = RETRY[0]  # … and the next such pause
+        self._in_vain: set[Route] = set()  # who was asked in this silence, and did not answer
         self._server_answers = False
         self._server_silent = False
         self._control_asked = False
@@ -547,6 +548,7 @@ class MigrationPolicy:
                     return [Ping()]
             case Pinged(first, last, wait, interval, suspect) if now >= last + wait:
                 if not suspect:
+                    self._in_vain.clear()
                     # They were for as long as this path works. But two bad paths are not to be swapped all the time.
                     self._end_pauses(now, spare=FLAP_MEMORY)
                 self._watch = Pinged(first, now, min(2 * wait, LONGEST_PING), interval, True)
@@ -715,7 +717,7 @@ class MigrationPolicy:
             if not self._suspect:  # Heard again, or nothing is due any more.
                 return self._steady(facts, now)
             known = {a.route for a in asked}
-            asked += [Asked(r, 0, now) for r in self._others() if r not in known and not self._paused(r, now)]
+            asked += [Asked(r, 0, now) for r in self._others() if r not in known and self._may_answer(r, now)]
         elif self._suspect and self._may_search(facts):
             # The path that we were in no hurry to leave fell silent.
             return self._probe(Probing("silent", tuple(asked)), facts, now)
@@ -764,6 +766,8 @@ class MigrationPolicy:
         self, route: Route, reason: Literal["no-answer", "no-route"], now: float, pause: float = RETRY[0]
     ) -> list[Action]:
         self._penalise(route, now, first=pause)
+        if self._suspect:
+            self._in_vain.add(route)
         actions: list[Action] = [Report(PathRejected(route.interface, reason))]
         if route == self._requested:
             self._requested = None
@@ -797,7 +801,7 @@ class MigrationPolicy:
     def _search(self, facts: Facts, now: float) -> list[Action]:
         """The active path carries nothing: ask all the others, and as a last resort trust one of them."""
         others = self._others()
-        fresh = tuple(Asked(r, 0, now) for r in others if not self._paused(r, now))
+        fresh = tuple(Asked(r, 0, now) for r in others if self._may_answer(r, now))
         if fresh and not self._server_silent:
             return self._probe(Probing("silent", fresh), facts, now)
         # Rule 10. Nobody answered, but we do not know that this server ever would, and here is nothing to lose. A
@@ -808,6 +812,11 @@ class MigrationPolicy:
             longest_left = min(others, key=lambda r: self._left.get(r, -math.inf))
             return self._leave_silent(longest_left, facts, now)
         return []
+
+    def _may_answer(self, route: Route, now: float) -> bool:
+        """Whether to ask, in a silence. Who did not answer is not asked again where a move on trust may come first."""
+        trust_first = route in self._in_vain and not self._server_answers and now >= self._leap_after
+        return not self._paused(route, now) and not trust_first
 
     def _revive(self, facts: Facts, now: float) -> list[Action]:
         """Rule 5, for who walks through a tunnel: no news tell when a silent path carries again.
@@ -840,6 +849,7 @@ class MigrationPolicy:
     def _suspect_active(self, facts: Facts, now: float) -> None:
         if self._settings.auto and facts.due:
             self._state = Steady()
+            self._in_vain.clear()
             self._watch = Pinged(now, now, _two_ptos(facts), self._settings.silence, suspect=True)
 
     # Moving ----------------------------------------------------------------------------------------------------------
