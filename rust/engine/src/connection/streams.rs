@@ -1,0 +1,249 @@
+//! The streams of a connection, each half until it has ended, and its datagrams.
+
+use bytes::Bytes;
+use quinn_proto::{Dir, ReadError, StreamId, VarInt, WriteError};
+
+use super::{Connection, varint};
+
+/// What a read brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Read {
+    Bytes(usize),
+    End,
+    Blocked,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum StreamFailure {
+    /// RESET_STREAM came, with this code.
+    Reset(u64),
+    /// STOP_SENDING came, with this code.
+    Stopped(u64),
+    /// It was finished, reset or stopped before, or never was.
+    Closed,
+}
+
+/// The halves of a stream that are still in use, and what the application was told of it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Halves {
+    pub(super) receiving: bool,
+    pub(super) sending: bool,
+    pub(super) background: bool,
+    pub(super) told_readable: bool,
+}
+
+impl Connection {
+    pub fn open(&mut self, unidirectional: bool) -> Option<u64> {
+        self.settle_early();
+        let direction = direction(unidirectional);
+        if self.early.as_ref().is_some_and(|early| early.precedes(direction)) {
+            return None;
+        }
+        let id = self.proto.streams().open(direction)?;
+        if let Some(early) = &mut self.early {
+            early.opened(id.into());
+        }
+        let halves = Halves { receiving: !unidirectional, sending: true, ..Halves::default() };
+        self.streams.insert(id.into(), halves);
+        Some(id.into())
+    }
+
+    pub fn accept(&mut self, unidirectional: bool) -> Option<u64> {
+        let direction = direction(unidirectional);
+        let early = self.early_opened[direction as usize].pop_front();
+        let id = early.or_else(|| self.proto.streams().accept(direction))?;
+        let halves = Halves { receiving: true, sending: !unidirectional, ..Halves::default() };
+        self.streams.insert(id.into(), halves);
+        Some(id.into())
+    }
+
+    /// Hands out up to `limit` bytes of a stream, in the chunks that they came in.
+    pub fn read(&mut self, id: u64, limit: usize, mut take: impl FnMut(Bytes)) -> Result<Read, StreamFailure> {
+        let stream = self.receiving(id)?;
+        self.settle_early();
+        if self.early.as_ref().is_some_and(|early| early.is_closed(id)) {
+            return Ok(Read::Blocked);
+        }
+        if let Some(tail) = self.tails.remove(&id) {
+            return tail;
+        }
+        if let Some(halves) = self.streams.get_mut(&id) {
+            halves.told_readable = false;
+        }
+        let mut source = self.proto.recv_stream(stream);
+        let mut chunks = source.read(true).map_err(|_| StreamFailure::Closed)?;
+        let mut taken = 0;
+        let result = loop {
+            match chunks.next(limit - taken) {
+                Ok(Some(chunk)) => {
+                    taken += chunk.bytes.len();
+                    take(chunk.bytes);
+                    if taken == limit {
+                        break Ok(Read::Bytes(taken));
+                    }
+                }
+                Ok(None) => break Ok(Read::End),
+                Err(ReadError::Blocked) => break Ok(Read::Blocked),
+                Err(ReadError::Reset(code)) => break Err(StreamFailure::Reset(code.into_inner())),
+            }
+        };
+        let _ = chunks.finalize();
+        let ended = matches!(result, Ok(Read::End) | Err(_));
+        if ended {
+            self.received_all(id);
+        }
+        if taken == 0 {
+            return result;
+        }
+        if ended {
+            // The engine tells the end once, and what came before it is handed out first.
+            self.tails.insert(id, result);
+        }
+        Ok(Read::Bytes(taken))
+    }
+
+    /// Takes as much as the windows allow; 0 means blocked, and `Writable` follows.
+    pub fn write(&mut self, id: u64, data: &[u8]) -> Result<usize, StreamFailure> {
+        let stream = self.sending(id)?;
+        self.settle_early();
+        let early = self.early.as_mut().and_then(|early| early.write(id, data, &mut self.proto));
+        match early.unwrap_or_else(|| self.proto.send_stream(stream).write(data)) {
+            Ok(taken) => Ok(taken),
+            Err(WriteError::Blocked) => Ok(0),
+            Err(WriteError::Stopped(code)) => Err(StreamFailure::Stopped(code.into_inner())),
+            Err(WriteError::ClosedStream) => Err(StreamFailure::Closed),
+        }
+    }
+
+    pub fn finish(&mut self, id: u64) -> Result<(), StreamFailure> {
+        let stream = self.sending(id)?;
+        self.settle_early();
+        if self.early.as_mut().is_some_and(|early| early.finish(id)) {
+            return Ok(());
+        }
+        self.proto.send_stream(stream).finish().map_err(|error| match error {
+            quinn_proto::FinishError::Stopped(code) => StreamFailure::Stopped(code.into_inner()),
+            quinn_proto::FinishError::ClosedStream => StreamFailure::Closed,
+        })
+    }
+
+    pub fn reset(&mut self, id: u64, code: u64) -> Result<(), StreamFailure> {
+        let stream = self.sending(id)?;
+        self.sent_all(id);
+        self.settle_early();
+        if self.early.as_mut().is_some_and(|early| early.reset(id, code)) {
+            return Ok(());
+        }
+        self.proto.send_stream(stream).reset(varint(code)).map_err(|_| StreamFailure::Closed)
+    }
+
+    pub fn stop(&mut self, id: u64, code: u64) -> Result<(), StreamFailure> {
+        let stream = self.receiving(id)?;
+        if self.tails.remove(&id).is_some() {
+            return Ok(());
+        }
+        self.received_all(id);
+        self.settle_early();
+        if self.early.as_mut().is_some_and(|early| early.stop(id, code)) {
+            return Ok(());
+        }
+        self.proto.recv_stream(stream).stop(varint(code)).map_err(|_| StreamFailure::Closed)
+    }
+
+    /// Nothing is expected of this stream: while only such are open, silence means nothing.
+    pub fn background(&mut self, id: u64) {
+        if let Some(halves) = self.streams.get_mut(&id) {
+            halves.background = true;
+        }
+    }
+
+    /// Whether the peer opened a stream before the handshake was complete: then somebody who recorded it may have.
+    pub fn is_early_stream(&self, id: u64) -> bool {
+        (id & 1 == 1) == self.proto.side().is_client() && id >> 2 < self.early_count[direction_of(id) as usize]
+    }
+
+    /// As soon as the server has answered: what was sent early and refused is sent again.
+    pub(crate) fn settle_early(&mut self) {
+        if self.proto.is_handshaking() {
+            return;
+        }
+        if let Some(early) = &mut self.early
+            && early.settle(&mut self.proto, &mut self.writable)
+        {
+            self.early = None;
+        }
+    }
+
+    /// A datagram was taken in: notes which streams of the peer's came early.
+    pub(crate) fn note_early_streams(&mut self) {
+        if !self.proto.has_0rtt() || !self.proto.is_handshaking() {
+            return;
+        }
+        for direction in [Dir::Bi, Dir::Uni] {
+            while let Some(id) = self.proto.streams().accept(direction) {
+                self.early_opened[direction as usize].push_back(id);
+                self.early_count[direction as usize] = id.index() + 1;
+            }
+        }
+    }
+
+    // The engine panics on the half of a unidirectional stream that is not ours, so it is never asked.
+    fn receiving(&self, id: u64) -> Result<StreamId, StreamFailure> {
+        let stream = stream_id(id)?;
+        let ours = stream.dir() == Dir::Bi || stream.initiator() != self.proto.side();
+        if ours { Ok(stream) } else { Err(StreamFailure::Closed) }
+    }
+
+    fn sending(&self, id: u64) -> Result<StreamId, StreamFailure> {
+        let stream = stream_id(id)?;
+        let ours = stream.dir() == Dir::Bi || stream.initiator() == self.proto.side();
+        if ours { Ok(stream) } else { Err(StreamFailure::Closed) }
+    }
+
+    fn received_all(&mut self, id: u64) {
+        if let Some(halves) = self.streams.get_mut(&id) {
+            halves.receiving = false;
+            if !halves.sending {
+                self.streams.remove(&id);
+            }
+        }
+    }
+
+    pub(super) fn sent_all(&mut self, id: u64) {
+        if let Some(halves) = self.streams.get_mut(&id) {
+            halves.sending = false;
+            if !halves.receiving {
+                self.streams.remove(&id);
+            }
+        }
+    }
+
+    // ── datagrams (RFC 9221) ────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Bytes that fit in one datagram; 0 when the peer takes none.
+    pub fn max_datagram_size(&mut self) -> usize {
+        self.proto.datagrams().max_size().unwrap_or(0)
+    }
+
+    /// Queues a datagram, dropping the oldest unsent ones when there is no room. `false`: too large, or not taken.
+    pub fn send_datagram(&mut self, data: &[u8]) -> bool {
+        self.proto.datagrams().send(Bytes::copy_from_slice(data), true).is_ok()
+    }
+
+    pub fn receive_datagram(&mut self) -> Option<Bytes> {
+        self.proto.datagrams().recv()
+    }
+}
+
+fn direction(unidirectional: bool) -> Dir {
+    if unidirectional { Dir::Uni } else { Dir::Bi }
+}
+
+/// RFC 9000 §2.1.
+pub(crate) fn direction_of(id: u64) -> Dir {
+    direction(id & 2 != 0)
+}
+
+fn stream_id(id: u64) -> Result<StreamId, StreamFailure> {
+    VarInt::from_u64(id).map(StreamId::from).map_err(|_| StreamFailure::Closed)
+}
