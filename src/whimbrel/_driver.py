@@ -101,12 +101,16 @@ class Driver:
 
         Raises:
             OSError: out of file descriptors.
+            Exception: a policy of the program's own cannot be made.
         """
         with self._lock:
             if self._thread is None:
                 self._thread = _ControlThread(self._lock)
                 self._thread.start()
-            return Attachment(self, self._thread.control.add(endpoint, core, peer, settings, report))
+            try:
+                return Attachment(self, self._thread.control.add(endpoint, core, peer, settings, report))
+            finally:
+                self._end_if_idle()
 
     def call(self, act: Callable[[float], None]) -> None:
         """Do something on the control thread soon."""
@@ -124,11 +128,14 @@ class Driver:
             if thread is None:
                 return
             thread.control.remove(steering)
-            if thread.control.is_idle:
-                self._thread = None
-                thread.stop()
+            self._end_if_idle()
         if threading.current_thread() is not thread and not self._thread:
             thread.join(1.0)
+
+    def _end_if_idle(self) -> None:
+        if self._thread is not None and self._thread.control.is_idle:
+            self._thread.stop()
+            self._thread = None
 
     def forget_all(self) -> None:
         """This is the child of a fork, which has no such thread."""
