@@ -76,8 +76,10 @@ impl Transport {
             .send_window(self.send_buffer)
             .congestion_controller_factory(Arc::new(SlowStartConfig::default()))
             // A faster network overtakes what is under way on the one before it, by hundreds of packets: they are not
-            // lost, and sending them again would take the new path's first round trips. Time tells (RFC 9002 §6.1.2).
+            // lost, and sending them again would take the new path's first round trips. Time tells (RFC 9002 §6.1.2);
+            // with less patience than the usual eighth of a round trip, which few would wait out that count to three.
             .packet_threshold(u32::MAX)
+            .time_threshold(17.0 / 16.0)
             .initial_rtt(self.initial_rtt);
         if let Some(mtu) = self.mtu {
             config.initial_mtu(mtu).mtu_discovery_config(None);
