@@ -32,7 +32,7 @@ from whimbrel.policy import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     import whimbrel.sync
     from tests.loopback.support import Certificates

@@ -136,10 +136,15 @@ def test_it_is_made_with_the_settings_and_the_route_in_use() -> None:
 
 def test_its_actions_are_carried_out_and_followed() -> None:
     policy, _ = asking([], [Probe(WIFI)], [Migrate(WIFI, "preferred")], [Hold()], [Resume(CELLULAR)])
-    in_use = []
-    for now, event in enumerate(
-        (RoutesChanged((CELLULAR,)), RoutesChanged((WIFI, CELLULAR)), Tick(), RoutesChanged(()), Tick())
-    ):
+    in_use: list[Route | None] = []
+    events: list[Event] = [
+        RoutesChanged((CELLULAR,)),
+        RoutesChanged((WIFI, CELLULAR)),
+        Tick(),
+        RoutesChanged(()),
+        Tick(),
+    ]
+    for now, event in enumerate(events):
         policy.handle(event, Known(), now)
         in_use.append(policy.active)
     assert in_use == [CELLULAR, CELLULAR, WIFI, None, CELLULAR]
