@@ -143,12 +143,12 @@ def _here(wanted: Sequence[Client]) -> Iterator[Client]:
 
 
 def _timed(number_: int, scenario: Scenario, client: Client, site: Site, server: str) -> Run:
-    """Do it once; anew where gtlsclient's clock was ahead of the change, so that it stayed where it was."""
+    """Do it once; anew where gtlsclient stayed where it was: its clock was ahead, or it had nothing to repeat."""
     run = _once(number_, scenario, client, site, server)
     for _ in range(_ATTEMPTS - 1):
         if client != "gtlsclient" or run.moved_ms is not None:
             break
-        print(f"{number_:3} {scenario:<10} {client:<10} changed before the networks did: once more", file=sys.stderr)
+        print(f"{number_:3} {scenario:<10} {client:<10} sent nothing over the new network: once more", file=sys.stderr)
         run = _once(number_, scenario, client, site, server)
     return run
 

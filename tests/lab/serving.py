@@ -22,7 +22,7 @@ from tests.lab.crossing import MB, PORT, SOON, Dispatch, Program, to_server
 from tests.lab.programs.content import content, sha256
 
 if TYPE_CHECKING:
-    from whimbrel.testing import Laboratory, Packet
+    from whimbrel.testing import AccessNetwork, Laboratory, Packet
 
 FILE = "file.bin"
 """What clients download."""
@@ -169,18 +169,18 @@ class Fetch(Program):
         self.end()
 
 
-def route_by_source(lab: Laboratory) -> None:
-    """Have what bears the cellular network's address leave by it, whatever is preferred: phones are set up so.
+def route_by_source(lab: Laboratory, network: AccessNetwork | None = None, table: int = 100) -> None:
+    """Have what bears a network's address (cellular, by default) leave by it, whatever is preferred: as phones do.
 
     Without it, the kernel takes a bound socket's packets to a network that appears, with an address that is not of that
     network; the client must move before it can go on, and no client of others knows when.
     """
-    network, table = lab.cellular, 100
+    network = network or lab.cellular
     gateway = network.address.rpartition(".")[0] + ".1"
     with lab.enter("cli"), IPRoute() as kernel:
         (index,) = kernel.link_lookup(ifname=network.interface)
         kernel.route("add", dst="default", gateway=gateway, oif=index, table=table)
-        kernel.rule("add", src=network.address, src_len=32, table=table, priority=100)
+        kernel.rule("add", src=network.address, src_len=32, table=table, priority=table)
 
 
 # What an observer sees -----------------------------------------------------------------------------------------------

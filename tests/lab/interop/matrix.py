@@ -131,10 +131,10 @@ def _said(outcome: Outcome | None, notes: list[str]) -> str:
     if outcome is None:
         return ""
     remarks = [outcome.why] if outcome.why else []
-    if count := outcome.linkable.get("to_server"):
-        remarks.append(f"the client sends with one connection ID over both networks ({count})")
-    if count := outcome.linkable.get("to_client"):
-        remarks.append(f"the server sends with one connection ID over both networks ({count})")
+    ends = {"to_server": "the client", "to_client": "the server" if outcome.role == "client" else "our server"}
+    for way, end in ends.items():
+        if count := outcome.linkable.get(way):
+            remarks.append(f"{end} sends with one connection ID over both networks ({count})")
     marks = []
     for remark in remarks:
         text = f"{NAMES.get(outcome.peer, outcome.peer)}: {remark}"
