@@ -133,8 +133,8 @@ def _said(outcome: Outcome | None, notes: list[str]) -> str:
     remarks = [outcome.why] if outcome.why else []
     ends = {"to_server": "the client", "to_client": "the server" if outcome.role == "client" else "our server"}
     for way, end in ends.items():
-        if count := outcome.linkable.get(way):
-            remarks.append(f"{end} sends with one connection ID over both networks ({count})")
+        if outcome.linkable.get(way):
+            remarks.append(f"{end} sends with one connection ID over both networks")
     marks = []
     for remark in remarks:
         text = f"{NAMES.get(outcome.peer, outcome.peer)}: {remark}"
