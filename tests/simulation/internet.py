@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from whimbrel import _core
-    from whimbrel._path import Address
+    from whimbrel._path import Address, Path
     from whimbrel.testing._capture import Direction
     from whimbrel.testing._simulated_interface import SimulatedInterface
 
@@ -61,6 +61,10 @@ class Internet(SimulatedNetwork):
         self.datagrams.append(Datagram(self.now, "to_server", source, data))
         super()._at_server(data, source)
 
+    def forward(self, data: bytes, destination: Address) -> None:
+        """Send a datagram on to the client, past whoever meddles, as if from the server."""
+        super()._to_client(data, destination)
+
     def move(self, interface: SimulatedInterface) -> bool:
         """Have the client use that interface from now on, asking nobody. False: it had no fresh connection ID."""
         return self.client.pin(interface.index, interface.address, True)
@@ -81,6 +85,18 @@ class Internet(SimulatedNetwork):
         """Have the client read nothing more, until the result is called."""
         self._bearer.reading.clear()
         return self._bearer.reading.set
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the client has a connection, ended or not."""
+        return self._traffic is not None and self._traffic.connection is not None
+
+    @property
+    def path(self) -> Path:
+        """The one that the client uses."""
+        connection = self._there.connection
+        assert connection is not None
+        return connection.path
 
     @property
     def client(self) -> _core.Connection:

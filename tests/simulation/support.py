@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     idle_timeout: float
     keepalive: float
     limits: Limits
+    ipv6: bool
 
 
 def add_wifi(network: SimulatedNetwork, *, up: bool = True, portal: bool = False) -> SimulatedInterface:
@@ -56,6 +57,11 @@ def ids_by_address(network: SimulatedNetwork) -> list[frozenset[bytes]]:
         [packet for packet in packets if address in (packet.source[0], packet.destination[0])] for address in addresses
     ]
     return [ids.to_server for ids in connection_ids(*by_address, port=network.server_address[1])]
+
+
+def most_within(times: list[float], seconds: float) -> int:
+    """How many of them fall in the fullest stretch of so many seconds."""
+    return max((sum(begin <= time < begin + seconds for time in times) for begin in times), default=0)
 
 
 def shared(sets: list[frozenset[bytes]]) -> frozenset[bytes]:

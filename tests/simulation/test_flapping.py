@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.simulation.support import BYTES, SETTLED, SWIFT, add_cellular, add_wifi, ids_by_address, shared
+from tests.simulation.support import BYTES, SETTLED, SWIFT, add_cellular, add_wifi, ids_by_address, most_within, shared
 from whimbrel._policy import PROBE_BURST, PROBE_RATE
 
 if TYPE_CHECKING:
     from whimbrel.testing._simulation import SimulatedNetwork
 
 UP_AND_DOWN = pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
-
-
-def most_within(times: list[float], seconds: float) -> int:
-    """How many of them fall in the fullest stretch of so many seconds."""
-    return max((sum(begin <= time < begin + seconds for time in times) for begin in times), default=0)
 
 
 @UP_AND_DOWN

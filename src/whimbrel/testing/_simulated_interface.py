@@ -6,7 +6,6 @@ client ◀── (captured) ◀── latency ◀── queue, rate ◀── NA
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from whimbrel.network import Route
@@ -62,7 +61,7 @@ class SimulatedInterface:
         self._observe = observe
         self._nat = Nat(index)
         self._silent = False
-        self._stopped = -math.inf
+        self._stops: list[float] = []  # when what was under way in it was lost
 
     # What may happen to it --------------------------------------------------------------------------------------------
 
@@ -78,19 +77,20 @@ class SimulatedInterface:
                 self.address6 = address
             else:
                 self.address = address
-            self._stopped = self._timeline.now
+            self._stops.append(self._timeline.now)
         self._changed()
 
     def down(self) -> None:
         """A hard cut: the link goes down, and with it routes, addresses, and everything under way."""
-        self.is_up, self._stopped = False, self._timeline.now
+        self.is_up = False
+        self._stops.append(self._timeline.now)
         self._changed()
 
     def silence(self, silent: bool = True) -> None:
         """Keep addresses and routes but carry nothing: a black hole, or a portal that nobody has passed."""
         self._silent = silent
         if silent:
-            self._stopped = self._timeline.now
+            self._stops.append(self._timeline.now)
 
     def rebind(self, *, address: bool = False) -> None:
         """The NAT forgets: the next packet goes out from another port.
@@ -158,11 +158,11 @@ class SimulatedInterface:
         passage = self.link.carry("to_server", packet.size, now, self._chance)
         if not passage.arrives:
             return
-        external = self._nat.outward(source, now)
+        external, stops = self._nat.outward(source, now), len(self._stops)
 
         def land() -> None:
             # What still waited for its turn when the link stopped has never left.
-            if not now <= self._stopped < passage.leaves:
+            if len(self._stops) == stops or self._stops[stops] >= passage.leaves:
                 arrive(external)
 
         for time in passage.arrives:

@@ -69,6 +69,7 @@ class SimulatedNetwork:
         idle_timeout: float = 300.0,
         keepalive: float | None = None,
         limits: Limits | None = None,
+        ipv6: bool = False,
         seed: int | None = None,
     ) -> None:
         """Make it. All but the seed is about the connection that `download` and its like use.
@@ -79,6 +80,7 @@ class SimulatedNetwork:
             idle_timeout: of the client, seconds.
             keepalive: of the client: a PING after so many seconds of silence.
             limits: of both ends.
+            ipv6: over IPv6, where it is over IPv4 otherwise.
             seed: as another run printed it; by default a new one.
         """
         self.seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
@@ -96,6 +98,8 @@ class SimulatedNetwork:
         number = next(_server_numbers)
         self.server_address: Address = (f"198.18.{number // 250 % 250}.{number % 250 + 1}", 443)
         self.server_address6: Address = (f"2001:db8:5e:{number:x}::1", 443)
+        self._address = self.server_address6 if ipv6 else self.server_address
+        """The one that transfers use."""
         self._settings = Settings(
             migration=migration or Migration(),
             server=server or SimulatedServer(),
@@ -406,7 +410,7 @@ class SimulatedNetwork:
 
     def _dial(self) -> None:
         self._traffic = Traffic(
-            self._settings, self.server_address, self._machine, self._bearer, self._spawn, self._look_if_over
+            self._settings, self._address, self._machine, self._bearer, self._spawn, self._look_if_over
         )
         for exchange in self._early:
             self._traffic.begin(exchange)
@@ -476,7 +480,7 @@ class SimulatedNetwork:
 
     def _at_server(self, data: bytes, source: Address, destination: Address | None = None) -> None:
         """A datagram arrives at the server, as if from this address."""
-        reached = destination or self.server_address
+        reached = destination or self._address
         packet = captured(self.now, "to_server", data, source, reached)
         if is_negotiation(packet) and not self._settings.server.answers_probes:
             return
@@ -485,7 +489,7 @@ class SimulatedNetwork:
 
     def _to_client(self, data: bytes, destination: Address, source: Address | None = None) -> None:
         """A datagram leaves for the device, as if from this address."""
-        origin = source or self.server_address
+        origin = source or self._address
         interface = next((each for each in self.interfaces if each.owns(destination[0])), None)
         if interface is None:
             return
