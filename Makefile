@@ -18,7 +18,7 @@ having = $(NATIVE) cargo $(1) --version >/dev/null 2>&1 || \
 	{ echo "whimbrel: cargo $(1) is missing, so its check is left out (rustup component add $(2))"; exit 0; }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-rust interop lint types bench wheel wheel-check build peers lock clean
+.PHONY: help demo test sim test-rust interop lint types bench wheel wheel-check build peers lock clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=\"...\"]"
@@ -30,6 +30,9 @@ demo: build ## a download crosses from 5G to Wi-Fi and back, live (ARGS="--scena
 
 test: build peers $(if $(ARGS),,test-rust wheel-check) ## all tests, or those named in ARGS (as for pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+sim: build ## 1000 random journeys in virtual time, on all cores (ARGS="--journeys 10000")
+	@$(BIN)/python -m tests.simulation $(ARGS)
 
 test-rust: $(INSTALLED) ## the crates' own tests
 	$(NATIVE) cargo test --quiet --release --locked --workspace --exclude whimbrel-python
