@@ -1,17 +1,23 @@
 """All connections of the process as they are steered: the network's news and the policies' timers in, actions out.
 
-One question a turn for each peer, however many connections lead there; one subscription to the network's news; one
-connection's trouble is not that of the others. Neither thread nor clock of its own: the driver's thread turns it, or,
+One question a turn for each peer, however many connections lead there; one subscription to the network's news; who has
+work under way learns of a change first, and a crowd one after another; one connection's trouble is not that of the
+others. Neither thread nor clock of its own: the driver's thread turns it, or,
 in virtual time, a simulated machine.
 """
 
 from __future__ import annotations
 
 import functools
+import heapq
+import itertools
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Protocol
 
+from whimbrel._herd import Herd
+from whimbrel._questions import Questions
 from whimbrel._steering import Steering
 from whimbrel.network import NetworkNews, Route, Settling
 
@@ -25,9 +31,6 @@ if TYPE_CHECKING:
     from whimbrel._machine import Machine, ProbeWire
 
 logger = logging.getLogger("whimbrel")
-
-PROBE_LIFE: Final = 5.0
-"""Seconds for which an answer to a probe is waited for: the policy has long given up."""
 
 
 class Waiter(Protocol):
@@ -62,8 +65,14 @@ class Control:
         self._forgiving = forgiving
         self._posted: deque[Callable[[float], None]] = deque()
         self._members: dict[Steering, int] = {}
-        self._probes: dict[ProbeWire, tuple[Steering, float]] = {}
-        self._known: dict[str, Sequence[Route]] = {}
+        self._timers: list[tuple[float, int]] = []  # a heap of deadlines, each with its number, …
+        self._numbers = itertools.count()
+        self._timed: dict[int, Steering] = {}  # … and whose they are: none, where another has taken its place
+        self._planned: dict[Steering, tuple[float, int]] = {}
+        self._questions = Questions(machine, waiter)
+        self._known: dict[str, Sequence[Route]] = {}  # in this turn …
+        self._told: dict[str, Sequence[Route]] = {}  # … and ever
+        self._herd: Herd[Steering] = Herd()
         self._settling = Settling()
         self._news: NetworkNews = machine.subscribe()
         descriptor = self._news.fileno()
@@ -94,6 +103,7 @@ class Control:
         descriptor = endpoint.control_fileno()
         self._members[steering] = descriptor
         self._waiter.register(descriptor, steering.core_news)
+        self.plan(steering)
         # The network may have changed during the handshake.
         self.post(steering.ask_routes)
         return steering
@@ -103,8 +113,11 @@ class Control:
         descriptor = self._members.pop(steering, None)
         if descriptor is not None:
             self._waiter.unregister(descriptor)
-        for probe in [probe for probe, (owner, _) in self._probes.items() if owner is steering]:
-            self._close_probe(probe)
+        self._forget_plan(steering)
+        self._herd.discard(steering)
+        self._questions.forget(steering)
+        if all(each.remote[0] != steering.remote[0] for each in self._members):
+            self._told.pop(steering.remote[0], None)
 
     def post(self, act: Callable[[float], None]) -> None:
         """Do something in the next turn."""
@@ -119,28 +132,41 @@ class Control:
         """Give everything back. What was asked in the last moment is answered: by then, that it is over."""
         for act in self._posted:
             act(self._machine.now())
-        for probe in list(self._probes):
-            self._close_probe(probe)
+        self._questions.close()
         self._news.close()
 
     # Surroundings of a `Steering` -------------------------------------------------------------------------------------
 
     def routes(self, address: str) -> Sequence[Route]:
-        """One question a turn for each peer, however many connections lead there."""
+        """One question a turn for each peer, however many connections lead there. What is new, all of them learn."""
         if address not in self._known:
-            self._known[address] = self._machine.routes_to(address)
+            self._known[address] = routes = self._machine.routes_to(address)
+            if not _is_same_to_all(routes, self._told.get(address)):
+                self._told[address] = routes
+                self._questions.forget_answers()
+                self._herd.add(self._by_work([each for each in self._members if each.remote[0] == address]))
         return self._known[address]
 
-    def send_probe(self, steering: Steering, route: Route, datagram: bytes) -> None:
-        """From a new socket for each: a port seen on two networks would link them."""
-        probe = self._machine.open_probe(steering.remote, route)
-        self._probes[probe] = steering, self._machine.now() + PROBE_LIFE
-        self._waiter.register(probe, lambda now: self._probe_answered(probe, now))
-        try:
-            probe.send(datagram)
-        except OSError:
-            self._close_probe(probe)
-            raise
+    def probe(self, steering: Steering, route: Route, now: float) -> None:
+        """One question for all that ask the same at the same time."""
+        self._questions.ask(steering, route, now)
+
+    def plan(self, steering: Steering) -> None:
+        """Its deadline may be another."""
+        deadline = steering.deadline
+        planned = self._planned.get(steering)
+        if planned is not None and planned[0] == deadline:
+            return
+        self._forget_plan(steering)
+        if deadline is not None and steering in self._members:
+            number = next(self._numbers)
+            heapq.heappush(self._timers, (deadline, number))
+            self._timed[number], self._planned[steering] = steering, (deadline, number)
+
+    def _forget_plan(self, steering: Steering) -> None:
+        planned = self._planned.pop(steering, None)
+        if planned is not None:
+            del self._timed[planned[1]]
 
     # A turn -----------------------------------------------------------------------------------------------------------
 
@@ -148,33 +174,47 @@ class Control:
         """Do what is due, and what has become ready."""
         now = self._machine.now()
         self._known.clear()
-        due = [member.tick for member in self._members if _is_due(member, now)]
+        due = self._due(now)
         if self._settling.deadline is not None and self._settling.deadline <= now:
             due.append(self._ask_all)
         if self._news.interval is not None:
             due.append(self.network_news)
         posted = [self._posted.popleft() for _ in range(len(self._posted))]
         for act in (*posted, *ready, *due):
-            try:
-                act(now)
-            except Exception:
-                if not self._forgiving:
-                    raise
-                # One connection's trouble must not be that of the others.
-                logger.exception("steering a connection failed; please report this")
-        for probe in [probe for probe, (_, until) in self._probes.items() if until <= now]:
-            self._close_probe(probe)
+            self._do(act, now)
+        for member in self._herd.next(now):
+            self._do(member.ask_routes, now)
+        self._questions.close_old(now)
 
     @property
     def deadline(self) -> float | None:
         """When the next turn is due, if nothing becomes ready before."""
-        times = [member.deadline for member in self._members]
-        times.append(self._settling.deadline)
+        times = [self._settling.deadline, self._herd.deadline, self._questions.deadline]
+        while self._timers and self._timers[0][1] not in self._timed:
+            heapq.heappop(self._timers)
+        if self._timers:
+            times.append(self._timers[0][0])
         if self._news.interval is not None:
             times.append(self._machine.now() + self._news.interval)
-        if self._probes:
-            times.append(min(until for _, until in self._probes.values()))
         return min((time for time in times if time is not None), default=None)
+
+    def _due(self, now: float) -> list[Callable[[float], None]]:
+        due: list[Callable[[float], None]] = []
+        while self._timers and self._timers[0][0] <= now:
+            member = self._timed.get(heapq.heappop(self._timers)[1])
+            if member is not None:
+                self._forget_plan(member)
+                due.append(member.tick)
+        return due
+
+    def _do(self, act: Callable[[float], None], now: float) -> None:
+        try:
+            act(now)
+        except Exception:
+            if not self._forgiving:
+                raise
+            # One connection's trouble must not be that of the others.
+            logger.exception("steering a connection failed; please report this")
 
     def network_news(self, now: float) -> None:
         """Something may have changed in the networks."""
@@ -186,25 +226,19 @@ class Control:
         if self._settling.deadline is None or self._settling.deadline > now:
             return
         self._settling.asked(now)
-        for member in list(self._members):
-            member.ask_routes(now)
+        for address in {member.remote[0] for member in self._members}:
+            self.routes(address)
 
-    def _probe_answered(self, probe: ProbeWire, now: float) -> None:
-        found = self._probes.get(probe)
-        if found is not None:  # It may have been closed earlier in this turn.
-            for datagram in probe.receive():
-                found[0].datagram_came(datagram, now)
-
-    def _close_probe(self, probe: ProbeWire) -> None:
-        if self._probes.pop(probe, None) is not None:
-            self._waiter.unregister(probe)
-            probe.close()
-
-
-def _is_due(member: Steering, now: float) -> bool:
-    deadline = member.deadline
-    return deadline is not None and deadline <= now
+    @staticmethod
+    def _by_work(members: list[Steering]) -> list[Steering]:
+        """Whoever waits for something comes first."""
+        return sorted(members, key=lambda member: not member.is_due) if len(members) > 1 else members
 
 
 def _is_same(one: Route, other: Route) -> bool:
     return (one.interface, one.source) == (other.interface, other.source)
+
+
+def _is_same_to_all(routes: Sequence[Route], before: Sequence[Route] | None) -> bool:
+    """Also in what routes are not compared by, and connections want to know: names, and other addresses."""
+    return before is not None and list(map(astuple, routes)) == list(map(astuple, before))

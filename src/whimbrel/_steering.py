@@ -47,7 +47,6 @@ from whimbrel._policy import (
     Tick,
     Woke,
 )
-from whimbrel._probe import ProbeDatagram
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -64,8 +63,6 @@ CONTROL_TIMES: Final = (0.0, 0.3, 0.7)
 """When the working path is asked whether this server answers probes at all, …"""
 CONTROL_END: Final = 1.2
 """… and when it is said to answer none."""
-PROBES_KEPT: Final = 32
-"""Questions whose answers are still awaited."""
 SERVERS_KEPT: Final = 256
 
 _silent_servers: OrderedDict[tuple[str, int], None] = OrderedDict()
@@ -78,12 +75,15 @@ class Surroundings(Protocol):
     def routes(self, address: str) -> Sequence[Route]:
         """All ways to a peer now, the kernel's choice first."""
 
-    def send_probe(self, steering: Steering, route: Route, datagram: bytes) -> None:
-        """Send a datagram over that route from a socket of its own; answers go to `Steering.datagram_came`.
+    def probe(self, steering: Steering, route: Route, now: float) -> None:
+        """Ask the server over that route, from a socket of its own; `Steering.answered` is told.
 
         Raises:
             OSError: the kernel refuses.
         """
+
+    def plan(self, steering: Steering) -> None:
+        """`Steering.deadline` may be another."""
 
 
 class Steering:
@@ -113,7 +113,6 @@ class Steering:
         self._since = now
         self._confirmed = False
         self._looked = now
-        self._asked: OrderedDict[bytes, tuple[ProbeDatagram, Route, float]] = OrderedDict()
         self._probing: dict[str, Route] = {}
         self._control: tuple[Route, float, int] | None = None
         self._moving: concurrent.futures.Future[Path] | None = None
@@ -131,6 +130,14 @@ class Steering:
         times = [time for time in (self._policy.deadline, self._confirmation(), self._control_time()) if time]
         times += [inquiry.deadline for inquiry in self._inquiries]
         return min(times) if times and not self.over else None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether an answer or data are expected."""
+        try:
+            return not self.over and self._core.facts().due
+        except RuntimeError:
+            return False  # It is gone; the news of that are on their way.
 
     def tick(self, now: float) -> None:
         """The deadline has come."""
@@ -170,20 +177,16 @@ class Steering:
             else:
                 self._handle(Tick(), now)
 
-    def datagram_came(self, datagram: bytes, now: float) -> None:
-        """Something came on a probe's socket."""
-        # The probe's own ID stands where the destination's belongs (RFC 8999 §6).
-        found = self._asked.get(datagram[6:14])
-        if found is None or not found[0].is_answered_by(datagram) or self.over:
+    def answered(self, route: Route, rtt: float, now: float) -> None:
+        """The server answered a probe over that route."""
+        if self.over:
             return
-        question, route, sent = found
-        del self._asked[question.ours]
         if self._control is not None and route == self._control[0]:
             self._control = None
         _silent_servers.pop(self.remote, None)
         self._note_probed(route.interface, "probing_successful")
-        self._inquiry_answered(route, now - sent)
-        self._handle(ProbeAnswered(route, now - sent), now)
+        self._inquiry_answered(route, rtt)
+        self._handle(ProbeAnswered(route, rtt), now)
 
     def request_move(self, interface: str | None, moving: concurrent.futures.Future[Path], now: float) -> None:
         """The application calls ``migrate()``; its future is resolved when the policy has decided."""
@@ -270,6 +273,7 @@ class Steering:
                 self._events.popleft()
         finally:
             self._events.clear()
+            self._surroundings.plan(self)
 
     def _handle_one(self, event: Event, now: float) -> None:
         if self.over:
@@ -389,18 +393,18 @@ class Steering:
     # Probes -----------------------------------------------------------------------------------------------------------
 
     def _probe(self, route: Route, now: float) -> None:
-        question = ProbeDatagram.new()
-        self._asked[question.ours] = question, route, now
-        while len(self._asked) > PROBES_KEPT:
-            self._asked.popitem(last=False)
         try:
-            self._surroundings.send_probe(self, route, question.data)
+            self._surroundings.probe(self, route, now)
         except OSError as error:
             self._handle(SendFailed(route, error.errno or 0), now)
 
     def _inquire(self, now: float) -> None:
         if not self._inquiries:
             return
+        self._ask_inquiries(now)
+        self._surroundings.plan(self)
+
+    def _ask_inquiries(self, now: float) -> None:
         try:
             facts = self._core.facts()
         except RuntimeError:  # It is gone; the news of that are on their way.

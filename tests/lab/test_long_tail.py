@@ -9,23 +9,28 @@ Each transfer is compared by its hash.
 from __future__ import annotations
 
 import contextlib
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.lab.crossing import MB, PORT, Certificates, Client, Server, sources
+from tests.lab.crossing import MB, PORT, Certificates, Client, Program, Server, sources
 from whimbrel import NetworkLost, NetworkRestored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from whimbrel.testing import Laboratory
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 _SLOW = 16e6
 """Bits a second: there is a middle of the transfer to do something in."""
 _FOREVER = 0xFFFFFFFF
+_HERD = 1000
+_HERD_BOUND = 6.0
+"""Seconds, on a busy machine with the server beside it. They learn of the change within one."""
 
 
 @contextlib.contextmanager
@@ -136,6 +141,40 @@ def test_a_vpn_that_comes_up_is_moved_into_and_one_that_goes_is_left(
         assert client.moved_to("wlan0").reason == "dead"
         transfer.arrived()
         assert len(client.moves) == 2
+
+
+def test_a_thousand_connections_of_one_process_move_together(lab: Laboratory, certificates: Certificates) -> None:
+    lab.cellular.join()
+    order: dict[str, object] = {
+        "host": lab.server_address,
+        "port": PORT,
+        "ca": certificates.ca,
+        "count": _HERD,
+        "size": 1000,
+    }
+    with Server(lab, certificates):
+        herd = Program(lab, "cli", "herd", order)
+        try:
+            herd.wait(lambda: herd.news("ready") or None, "all are connected", 90.0)
+            _moves_to(herd, "wlan0", lab.wifi.join)
+            _moves_to(herd, "wwan0", lab.wifi.down)
+            assert herd.finish() == 0
+        finally:
+            herd.end()
+    # They asked together: each for itself, it would be a thousand datagrams of 1200 bytes, at once.
+    assert lab.connection_ids(PORT)["wlan0"].probes < 100
+    assert lab.linkable(PORT, "to_server") == frozenset()
+
+
+def _moves_to(herd: Program, interface: str, change: Callable[[], None]) -> None:
+    before, begun = len(herd.news("moved")), time.monotonic()
+    change()
+    herd.tell(to=interface)
+    moved = herd.wait(lambda: herd.news("moved")[before:] or None, f"all are on {interface}", 60.0)[0]
+    last = max(moved["times"]) - begun
+    sys.stdout.write(f"{_HERD} connections are on {interface} {last:.2f} s after the change\n")
+    assert last < _HERD_BOUND
+    assert moved["whole"] == _HERD
 
 
 # What is done to the networks ----------------------------------------------------------------------------------------
