@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from whimbrel import _core
 from whimbrel._connection_base import ConnectionBase, ConnectionStats, PathQueue
-from whimbrel._errors import ConnectionLost, Lost, NoAnswer
+from whimbrel._errors import ConnectionLost, NoAnswer
 from whimbrel._loop import Line, Pump
+from whimbrel._lost import Lost
 from whimbrel._stream import ReceiveStream, SendStream, Stream
 
 if TYPE_CHECKING:

@@ -19,17 +19,13 @@ from whimbrel import _core
 from whimbrel._errors import (
     ConnectionLost,
     DatagramTooLarge,
-    Lost,
     MigrationDisabled,
     StreamStopped,
     WhimbrelError,
     address_text,
-    connect_error,
-    is_clean,
-    is_refusal,
-    lost_error,
 )
 from whimbrel._events import PathChange, PathMigrated, PathProbed, Reason
+from whimbrel._lost import Lost, connect_error, is_clean, is_refusal, lost_error
 from whimbrel._path import Path
 from whimbrel._path_stats import Ledger, PathStats
 from whimbrel._peer_parameters import PeerParameters

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from whimbrel._attempts import STAGGER, Attempts, all_failed
 from whimbrel._connection import Connection
-from whimbrel._errors import ConnectFailed, HandshakeFailed, connect_error
+from whimbrel._errors import ConnectFailed, HandshakeFailed
 from whimbrel._loop import Pump
+from whimbrel._lost import connect_error
 from whimbrel._machine import here
 
 if TYPE_CHECKING:

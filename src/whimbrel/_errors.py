@@ -27,18 +27,16 @@
         ├── LocalProtocolError         a caller's mistake
         └── RemoteProtocolError        the peer's
 
-Each class has a stable ``slug`` for programs and logs; ``str()`` names the peer, the path and what to do. The functions
-at the end turn what the engine says of a lost connection into these classes: the only place that reads its texts.
+Each class has a stable ``slug`` for programs and logs; ``str()`` names the peer, the path and what to do. Which of them
+the end of a connection is, `_lost.py` reads from what the engine says.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+from whimbrel._error_codes import transport_error_name
 from whimbrel._path import Path
-
-Lost = tuple[str, int, str, bool]
-"""Why the engine says a connection ended: (kind, code, reason, by_peer); see ``Connection.lost`` in ``_core.pyi``."""
 
 
 class WhimbrelError(Exception):
@@ -340,81 +338,6 @@ class InsecureWarning(UserWarning):
     """Certificates are not verified: anybody on the way can read and change everything."""
 
 
-# What the engine says of the end of a connection ---------------------------------------------------------------------
-
-
-def connect_error(lost: Lost, *, peer: str, name: str, path: Path | None = None) -> ConnectFailed:
-    """The exception for a connection that ended before its handshake did.
-
-    Args:
-        lost: what the engine says.
-        peer: ``host:port`` as the caller gave it.
-        name: the name that the certificate had to hold.
-        path: the path that was tried.
-    """
-    kind, code, reason, by_peer = lost
-    match kind:
-        case "late":
-            return ConnectTimeout(reason, peer=peer, path=path)
-        case "idle":
-            return ConnectTimeout("no answer for the whole idle timeout", peer=peer, path=path)
-        case "version":
-            return HandshakeFailed("the server does not speak QUIC version 1", peer=peer, path=path)
-        case "transport" if 0x100 <= code <= 0x1FF:
-            return _tls_error(code - 0x100, reason, by_peer, peer, name, path)
-        case "transport" if code == 0x2 and by_peer:
-            return ConnectFailed(f"the server refuses connections now{_aside(reason)}", peer=peer, path=path)
-        case "refused":
-            return ConnectFailed(f"nothing listens there{_aside(reason)}", peer=peer, path=path)
-        case "reset":
-            return ConnectFailed("the server answered with a stateless reset", peer=peer, path=path)
-        case "transport":
-            who = "the server" if by_peer else "this end"
-            text = f"{who} ended the handshake: {transport_error_name(code)}{_aside(reason)}"
-            return HandshakeFailed(text, peer=peer, path=path)
-        case _:
-            who = "the server" if by_peer else "this end"
-            return HandshakeFailed(f"{who} closed it with code {code}{_aside(reason)}", peer=peer, path=path)
-
-
-def is_refusal(lost: Lost) -> bool:
-    """Whether it was the peer's TLS that ended the connection: a server found fault with our part of the handshake."""
-    kind, code, _, by_peer = lost
-    return kind == "transport" and by_peer and 0x100 <= code <= 0x1FF
-
-
-def lost_error(lost: Lost, *, peer: str, path: Path | None = None) -> ConnectionLost:
-    """The exception for a connection that ended after its handshake; a new one each time, for each task that waits."""
-    kind, code, reason, by_peer = lost
-    match kind:
-        case "idle":
-            return IdleTimeout(peer=peer, path=path)
-        case "reset":
-            return StatelessReset(peer=peer, path=path)
-        case "refused":
-            return ConnectionLost("the peer's machine says that nothing listens there any more", peer=peer, path=path)
-        case "version":
-            return ConnectionLost("the peer no longer speaks QUIC version 1", peer=peer, path=path)
-        case _:
-            is_application = kind in ("application", "local")
-            return ConnectionClosed(code, reason, by_peer=by_peer, is_application=is_application, peer=peer, path=path)
-
-
-def is_clean(lost: Lost, alpn: str) -> bool:
-    """Whether a connection ended without an error, so that iteration over it ends quietly."""
-    kind, code, _, _ = lost
-    match kind:
-        case "local":
-            return True
-        case "application":
-            # RFC 9114 §8.1: H3_NO_ERROR is 0x100; it means nothing in other protocols.
-            return code == 0 or (code == 0x100 and alpn.startswith("h3"))
-        case "transport":
-            return code == 0
-        case _:
-            return False
-
-
 def migration_error(slug: str, *, peer: str, path: Path | None = None) -> MigrationError:
     """The exception for a move that the policy refused, by its slug."""
     for cls in (MigrationDisabled, NoRoute, NoAnswer, ConnectionIdsExhausted):
@@ -440,137 +363,3 @@ def address_text(address: tuple[str, int]) -> str:
     """An address as ``192.0.2.1:443`` or ``[2001:db8::1]:443``."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def transport_error_name(code: int) -> str:
-    """QUIC's name for one of its own error codes (RFC 9000 §20.1), TLS alerts included (RFC 9001 §4.8)."""
-    if 0x100 <= code <= 0x1FF:
-        return f"TLS alert {alert_name(code - 0x100)}"
-    return _TRANSPORT_ERRORS.get(code, f"QUIC error {code:#x}")
-
-
-def alert_name(alert: int) -> str:
-    """TLS's name for an alert (RFC 8446 §6), with its number."""
-    name = _ALERTS.get(alert)
-    return f"{name} ({alert})" if name else str(alert)
-
-
-def _tls_error(alert: int, reason: str, by_peer: bool, peer: str, name: str, path: Path | None) -> HandshakeFailed:
-    if alert == 120:
-        return AlpnMismatch(alert=alert, peer=peer, path=path)
-    if by_peer:
-        if alert in _ABOUT_OUR_CERTIFICATE:
-            return _refused_certificate(alert, reason, peer, path)
-        text = f"the server ended the handshake with TLS alert {alert_name(alert)}{_aside(reason)}"
-        return HandshakeFailed(text, alert=alert, peer=peer, path=path)
-    problem = certificate_problem(alert, reason)
-    if problem is None:
-        text = f"this end refused with TLS alert {alert_name(alert)}{_aside(reason)}"
-        return HandshakeFailed(text, alert=alert, peer=peer, path=path)
-    text = {
-        "expired": "the server's certificate has expired",
-        "not yet valid": "the server's certificate is not valid yet",
-        "unknown issuer": "the server's certificate comes from an issuer that is not trusted here",
-        "wrong name": f"the server's certificate is not for {name!r}",
-        "revoked": "the server's certificate was revoked",
-        "bad signature": "the signature of the server's certificate is wrong",
-        "wrong purpose": "the server's certificate is not meant for servers",
-    }.get(problem, f"the server's certificate is malformed{_aside(reason)}")
-    return CertificateError(problem, text, alert=alert, peer=peer, path=path)
-
-
-def _refused_certificate(alert: int, reason: str, peer: str, path: Path | None) -> CertificateError:
-    """What a server says of ours. Not all say more than an alert, and not all alerts say much."""
-    problem = "missing" if alert == 116 else certificate_problem(alert, reason)
-    if problem == "malformed" and alert != 42:
-        problem = "not accepted"
-    text = {
-        "missing": "the server asks for a client certificate, and got none",
-        "expired": "the client certificate has expired",
-        "not yet valid": "the client certificate is not valid yet",
-        "unknown issuer": "the server does not trust the issuer of the client certificate",
-        "revoked": "the client certificate was revoked",
-        "bad signature": "the signature of the client certificate is wrong",
-        "wrong purpose": "the client certificate is not meant for clients",
-    }.get(problem or "", "the server does not accept the client certificate")
-    says = f"the server's TLS alert is {alert_name(alert)}{_aside(reason)}"
-    return CertificateError(problem or "not accepted", f"{text}: {says}", ours=True, alert=alert, peer=peer, path=path)
-
-
-def certificate_problem(alert: int, reason: str) -> str | None:
-    """What is wrong with a certificate, read from our verifier's words; None where it was something else.
-
-    The verifier's texts are "invalid peer certificate: " and either a name (``UnknownIssuer``) or a sentence
-    ("certificate expired: verification time …"): both forms are looked for, since they differ by its version.
-    """
-    words = reason.lower().replace(" ", "")
-    for sign, problem in _CERTIFICATE_SIGNS:
-        if sign in words:
-            return problem
-    if "certificate" in words or alert in (42, 43, 44, 45, 46, 48):
-        return _CERTIFICATE_ALERTS.get(alert, "malformed")
-    return None
-
-
-def _aside(reason: str) -> str:
-    return f" ({reason})" if reason else ""
-
-
-_CERTIFICATE_SIGNS = (
-    ("notvalidyet", "not yet valid"),
-    ("expired", "expired"),
-    ("unknownissuer", "unknown issuer"),
-    ("notvalidforname", "wrong name"),
-    ("revoked", "revoked"),
-    ("badsignature", "bad signature"),
-    ("purpose", "wrong purpose"),
-    # A certificate that signs itself as an authority and stands in for a server: no chain to anything trusted.
-    ("causedasendentity", "unknown issuer"),
-)
-_CERTIFICATE_ALERTS = {44: "revoked", 45: "expired", 48: "unknown issuer"}
-_ABOUT_OUR_CERTIFICATE = frozenset({42, 43, 44, 45, 46, 48, 116})
-_ALERTS = {
-    10: "unexpected_message",
-    40: "handshake_failure",
-    42: "bad_certificate",
-    43: "unsupported_certificate",
-    44: "certificate_revoked",
-    45: "certificate_expired",
-    46: "certificate_unknown",
-    47: "illegal_parameter",
-    48: "unknown_ca",
-    49: "access_denied",
-    50: "decode_error",
-    51: "decrypt_error",
-    70: "protocol_version",
-    71: "insufficient_security",
-    80: "internal_error",
-    86: "inappropriate_fallback",
-    90: "user_canceled",
-    109: "missing_extension",
-    110: "unsupported_extension",
-    112: "unrecognized_name",
-    113: "bad_certificate_status_response",
-    115: "unknown_psk_identity",
-    116: "certificate_required",
-    120: "no_application_protocol",
-}
-_TRANSPORT_ERRORS = {
-    0x0: "NO_ERROR",
-    0x1: "INTERNAL_ERROR",
-    0x2: "CONNECTION_REFUSED",
-    0x3: "FLOW_CONTROL_ERROR",
-    0x4: "STREAM_LIMIT_ERROR",
-    0x5: "STREAM_STATE_ERROR",
-    0x6: "FINAL_SIZE_ERROR",
-    0x7: "FRAME_ENCODING_ERROR",
-    0x8: "TRANSPORT_PARAMETER_ERROR",
-    0x9: "CONNECTION_ID_LIMIT_ERROR",
-    0xA: "PROTOCOL_VIOLATION",
-    0xB: "INVALID_TOKEN",
-    0xC: "APPLICATION_ERROR",
-    0xD: "CRYPTO_BUFFER_EXCEEDED",
-    0xE: "KEY_UPDATE_ERROR",
-    0xF: "AEAD_LIMIT_REACHED",
-    0x10: "NO_VIABLE_PATH",
-}

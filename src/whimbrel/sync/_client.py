@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from whimbrel import _client
 from whimbrel._attempts import STAGGER, Attempts, all_failed
 from whimbrel._client import addresses_of, in_turns, literal_address, report_to
-from whimbrel._errors import ConnectFailed, ConnectTimeout, HandshakeFailed, connect_error
+from whimbrel._errors import ConnectFailed, ConnectTimeout, HandshakeFailed
+from whimbrel._lost import connect_error
 from whimbrel._machine import here
 from whimbrel.sync._connection import Connection
 from whimbrel.sync._options import takes_what
