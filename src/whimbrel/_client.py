@@ -67,7 +67,8 @@ def connect(
         idle_timeout: seconds without any packet after which the connection is lost; the smaller of the two ends' holds
             (RFC 9000 §10.1). Never below ``migration.outage``, which could not be held otherwise.
         keepalive: seconds between PINGs; None: none but what `migration` sends while work is pending.
-        migration: how to follow the machine between networks; None: stay on the first path for ever.
+        migration: how to follow the machine between networks; None: stay on the first path for ever. A handshake
+            under way when the network changes is tried anew over the other one: it cannot move (RFC 9000 §9).
         sessions: where to remember servers between connections, so that the next handshake is shorter.
         early_data: send at once, before the server has answered (0-RTT, RFC 9001 §4.6), where `sessions` holds a ticket
             that allows it; then this returns without waiting, and an unreachable or unacceptable server shows in the

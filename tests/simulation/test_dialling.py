@@ -5,6 +5,7 @@ Nothing may move before the handshake is confirmed (RFC 9000 §9), so each attem
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -108,13 +109,17 @@ def test_a_network_that_comes_and_goes_is_tried_once_each_time(network: Simulate
     network.interface("wwan0", latency=0.040, metric=200, portal=True)
     wifi = network.interface("wlan0", latency=0.010, metric=100, up=False, portal=True)
     times = [0.2 * step for step in range(20)]
+    tasks: list[int] = []
     for time in times:
         network.at(time + 0.1, wifi.up)
+        network.at(time + 0.15, lambda: tasks.append(len(asyncio.all_tasks(network._loop))))
         network.at(time + 0.2, wifi.down)
     with pytest.raises(ConnectTimeout, match="no answer within 5 s"):
         dial(network, timeout=5.0)
     # Each by its own destination connection ID (RFC 9000 §7.2), which nobody has answered.
     assert len({packet.payload[6 : 6 + packet.payload[5]] for packet in wifi.packets}) == len(times)
+    assert len(tasks) == len(times)
+    assert max(tasks) == tasks[1]  # What leads nowhere any more is given up at once.
 
 
 @pytest.mark.parametrize("migration", [None, Migration(auto=False)], ids=["none", "by-hand"])
