@@ -82,8 +82,8 @@ MUTANTS: Final = (
     Mutant(
         1,
         "waits for a connection ID for ever",
-        "        if now < waiting.until:\n            return []",
-        "        if True:\n            return []",
+        "AwaitingId(route, reason, proven, now + min(ID_WAIT, 3 * facts.pto))",
+        "AwaitingId(route, reason, proven, math.inf)",
     ),
     Mutant(1, "does not see that one has come", "if facts.spare_ids > 0 or self._suspect:", "if self._suspect:"),
     Mutant(
@@ -178,7 +178,7 @@ MUTANTS: Final = (
         4,
         "stays where nothing comes back",
         'return actions + self._move(back, "rolled-back", facts, now)',
-        "return actions",
+        "return actions + self._steady(facts, now)",
     ),
     Mutant(
         4,
@@ -253,8 +253,12 @@ MUTANTS: Final = (
     Mutant(
         5,
         "asks no network that appears in a silence",
-        "asked += [Asked(r, 0, now) for r in self._others() if r not in known and not self._paused(r, now)]",
+        "asked += [Asked(r, 0, now) for r in self._others() if r not in known and self._may_answer(r, now)]",
         "pass",
+    ),
+    Mutant(5, "asks those in vain first whom it might trust", "and not trust_first", ""),
+    Mutant(
+        5, "asks nobody again in a silence", "and now >= self._leap_after\n        return not", "\n        return not"
     ),
     Mutant(
         5,

@@ -1208,3 +1208,18 @@ def test_pauses_are_short_again_after_a_good_while_without_a_failure() -> None:
     assert journey.at(200.0, RoutesChanged((WIFI, CELLULAR))) == [Probe(WIFI)]
     asked = [time for time, action in journey.run(202.3) if isinstance(action, Probe)]
     assert asked == pytest.approx([200.08, 200.24, 202.24])
+
+
+def test_a_server_that_was_thought_silent_and_answers_late_is_asked_from_then_on() -> None:
+    journey = silent_server()
+    journey.at(2.35, heard=2.35)
+    journey.at(2.4, ProbeAnswered(CELLULAR, 0.1))
+    assert journey.at(20.0, RoutesChanged((CELLULAR, WIFI))) == [Probe(CELLULAR)]
+
+
+def test_a_request_for_a_network_that_flaps_asks_at_once() -> None:
+    journey = Journey()
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(1.01, RoutesChanged((CELLULAR, WIFI)))
+    assert journey.at(1.02, RoutesChanged((WIFI, CELLULAR))) == []
+    assert journey.at(1.03, MoveRequested(WIFI)) == [Probe(WIFI)]
