@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 _THERE, _BACK = "wwan0 → wlan0", "wlan0 → wwan0"
 _FIRST, _SECOND = 0.25, 0.6
 """Parts of the download at which something happens."""
-_BUSY = ("--max-data=32K", "--max-stream-data-bidi-local=32K", "--max-window=0", "--max-stream-window=0")
+_BUSY = ("--max-data=64K", "--max-stream-data-bidi-local=64K", "--max-window=0", "--max-stream-window=0")
 """Has gtlsclient always have news of its windows under way, which it repeats from its new port. What only receives and
-acknowledges has nothing to repeat, and waits for ever for packets that go to the old one."""
+acknowledges has nothing to repeat, and waits for ever for packets that go to the old one. So does what a lost packet
+keeps from reading on."""
 
 
 def cross(peer: str, journey: Journey, dispatch: Dispatch) -> Crossed:
@@ -112,6 +113,7 @@ def _prefer_cellular(lab: Laboratory) -> None:
 
 def _gtlsclient_rebound(dispatch: Dispatch) -> Crossed:
     with _place(dispatch) as (lab, site, folder):
+        lab.cellular.set(loss=0)
         began = time.monotonic()
         options = ("--change-local-addr=1s", "--nat-rebinding", *_BUSY)
         with clients.start(lab, site, folder, "gtlsclient", "", *options) as client:
