@@ -151,4 +151,5 @@ class _Selector(selectors.DefaultSelector):
         self._turns = self._turns + 1 if now == self._moment else 0
         self._moment = now
         if self._turns > _STANDSTILL:
+            self._turns = 0  # Whoever is cancelled now may need some.
             raise RuntimeError(f"time stands still at {now:.6f} s: something goes on for ever without waiting")
