@@ -68,13 +68,11 @@ def test_a_program_is_moved_and_told(network: SimulatedNetwork) -> None:
         ):
             changes = connection.path_changes()
             network.at(network.now + 1.0, wifi.down)
-            async for change in changes:
-                if isinstance(change, whimbrel.PathMigrated):
-                    break
+            moved = await anext(change async for change in changes if isinstance(change, whimbrel.PathMigrated))
             assert await ask(connection, b"still there") == b"still there"
             wifi.up()
             path = await connection.migrate(interface="wlan0")
-            return change.new.interface, path.interface
+            return moved.new.interface, path.interface
 
     assert network.run(program()) == ("wwan0", "wlan0")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from aioquic.quic.packet import encode_quic_version_negotiation, pull_quic_header
 
 from whimbrel._probe import SIZE, ProbeDatagram
