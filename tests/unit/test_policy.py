@@ -1223,3 +1223,20 @@ def test_a_request_for_a_network_that_flaps_asks_at_once() -> None:
     journey.at(1.01, RoutesChanged((CELLULAR, WIFI)))
     assert journey.at(1.02, RoutesChanged((WIFI, CELLULAR))) == []
     assert journey.at(1.03, MoveRequested(WIFI)) == [Probe(WIFI)]
+
+
+def test_in_a_silence_nobody_is_asked_twice_before_a_move_on_trust() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.run(1.6)
+    journey.at(1.6, RoutesChanged((WIFI, CELLULAR, CABLE)))  # Cellular is about to be given up by then.
+    told = journey.run(4.0)
+    assert next(time for time, action in told if action == Migrate(CELLULAR, "silent")) == pytest.approx(2.84)
+    assert Probe(CELLULAR) not in [action for _, action in told]
+
+
+def test_in_a_long_silence_the_others_are_asked_again_between_two_moves_on_trust() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.run(200.0)
+    left, entered = (time for time, action in journey.told if isinstance(action, Migrate) and 60.0 < time < 150.0)
+    asked = [time for time, action in journey.told if action == Probe(WIFI) and left < time < entered]
+    assert max(pauses_between([left, *asked, entered])) < 17.0
