@@ -11,6 +11,7 @@ from whimbrel.testing._simulated_link import Link
 from whimbrel.testing._simulated_transfer import Checking
 
 if TYPE_CHECKING:
+    from tests.simulation.conftest import Simulate
     from whimbrel.testing import SimulatedNetwork
     from whimbrel.testing._capture import Packet
 
@@ -90,3 +91,49 @@ def test_a_stream_that_ends_early_is_noticed() -> None:
     checking = Checking(4, 100)
     with pytest.raises(AssertionError, match="0 bytes of 100"):
         checking.end()
+
+
+def test_a_link_delivers_some_packets_twice_and_some_late(network: SimulatedNetwork) -> None:
+    interface = network.interface("wlan0", duplication=0.2, reordering=0.2)
+    arrived: list[Packet] = []
+    network.lose = lambda packet: bool(arrived.append(packet))  # type: ignore[func-returns-value]
+    transfer = network.download(300_000)
+    network.run()
+    assert transfer.complete
+    came = [packet.payload for packet in arrived if packet.direction == "to_server"]
+    sent = [packet.payload for packet in interface.packets if packet.direction == "to_server"]
+    assert len(came) > 1.1 * len(set(came))
+    assert list(dict.fromkeys(came)) != sent[: len(set(came))]
+
+
+def test_a_nat_forgets_what_was_quiet(network: SimulatedNetwork) -> None:
+    network.interface("wlan0").forget_after(20.0)
+    seen: list[int] = []
+    network.lose = lambda packet: bool(
+        seen.append(packet.source[1]) if packet.direction == "to_server" else None  # type: ignore[func-returns-value]
+    )
+    transfer = network.requests(3, every=25.0)
+    network.run()
+    assert transfer.complete
+    assert len(set(seen)) == 3
+
+
+def test_packets_larger_than_the_mtu_vanish(network: SimulatedNetwork) -> None:
+    interface = network.interface("wlan0")
+    transfer = network.download(2_000_000)
+    network.at(0.5, lambda: setattr(interface.link, "mtu", 1280))
+    network.run()
+    assert transfer.complete
+    late = [packet.size for packet in interface.packets if packet.time > 0.6 and packet.direction == "to_client"]
+    assert late
+    assert max(late) <= 1280
+
+
+def test_transfers_go_over_ipv6(simulate: Simulate) -> None:
+    network = simulate(ipv6=True)
+    first, second = (network.interface(name, ipv6=True) for name in ("wlan0", "wwan0"))
+    transfer = network.download(1_000_000)
+    network.at(0.3, lambda: first.set_families(ipv4=True, ipv6=False))
+    network.run()
+    assert transfer.complete
+    assert [move.new.local[0] for move in network.moves] == [second.address6]
