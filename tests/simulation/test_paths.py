@@ -109,6 +109,31 @@ def test_connection_ids_are_renewed_under_a_transfer_that_does_not_notice(intern
     assert internet.server.stats().packets_lost == internet.client.stats().packets_lost == 0
 
 
+@pytest.mark.parametrize("moves", range(5))
+@pytest.mark.parametrize("how", ["moves", "rebinds"])
+def test_a_renewal_that_waited_for_an_idle_client_is_none_too_many(internet: Internet, how: str, moves: int) -> None:
+    """The server retires one for the new path, which brings it another: with the renewal's, one over its limit (§5.1.1)."""
+    wifi, cellular = add_wifi(internet), add_cellular(internet)
+    transfer = internet.download(100_000)
+    internet.run()
+    here = wifi
+    for _ in range(moves):
+        here = cellular if here is wifi else wifi
+        internet.move(here)
+        internet.advance(1.0)
+    internet.advance(RENEWAL - 10.0 - internet.now)
+    internet.ping()
+    internet.advance(11.0)
+    if how == "moves":
+        internet.move(cellular if here is wifi else wifi)
+    else:
+        here.rebind(address=True)
+        internet.ping()
+    internet.advance(1.0)
+    assert transfer.complete
+    assert internet.lost is None
+
+
 # Stateless resets (§10.3) ---------------------------------------------------------------------------------------------
 
 

@@ -249,7 +249,8 @@ impl Connection {
     /// What the engine asks of its endpoint.
     ///
     /// A client's timer for renewing connection IDs would go on for ever and keep an idle connection awake, and alive (RFC
-    /// 9000 §10.1). So what that timer asks for waits until the application has sent or received something, or we moved.
+    /// 9000 §10.1). So what that timer asks for waits until the application has sent or received something, we moved, or
+    /// the peer was heard (`take_withheld`).
     pub(crate) fn endpoint_events(&mut self) -> Vec<EndpointEvent> {
         let expired = std::mem::take(&mut self.expired);
         if !expired && self.withheld.is_empty() {
@@ -266,6 +267,10 @@ impl Connection {
             return Vec::new();
         }
         events
+    }
+
+    pub(crate) fn take_withheld(&mut self) -> Vec<EndpointEvent> {
+        std::mem::take(&mut self.withheld)
     }
 
     /// Counts what makes new connection IDs worth having.

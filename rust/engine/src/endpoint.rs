@@ -189,6 +189,13 @@ impl Endpoint {
                 if self.server.is_some() && connection.proto.is_handshaking() && source != connection.remote_address() {
                     return Received::default();
                 }
+                // A renewal that waits was due before this came, which may bring back what it was to replace: both
+                // together would be one connection ID more than the peer takes (RFC 9000 §5.1.1).
+                for renewal in connection.take_withheld() {
+                    if let Some(event) = self.proto.handle_event(handle, renewal) {
+                        connection.proto.handle_event(event);
+                    }
+                }
                 if let Some(log) = &connection.log {
                     log.hold();
                 }
