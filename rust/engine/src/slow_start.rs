@@ -10,7 +10,8 @@
 //!
 //! And what went another way before is left out. RFC 9000 §9.4 says that packets sent on the old path are none of the
 //! new path's; the engine counts their loss, and a move away from a network that just died loses all that was under
-//! way there.
+//! way there. On a client's side it also holds them against the new path's window, which is the initial one and would
+//! stay closed until they are acknowledged or lost.
 
 use std::{
     any::Any,
@@ -47,6 +48,7 @@ impl ControllerFactory for SlowStartConfig {
             recent: Recent::default(),
             base: Duration::MAX,
             last_sent: 0,
+            in_flight: InFlight::default(),
         })
     }
 }
@@ -63,6 +65,18 @@ struct SlowStart {
     /// The shortest round trip of this path: one without a queue.
     base: Duration,
     last_sent: u64,
+    in_flight: InFlight,
+}
+
+/// What is under way, as far as a path's beginning needs to know it.
+#[derive(Clone, Copy, Debug, Default)]
+struct InFlight {
+    /// Bytes sent over this path.
+    here: u64,
+    /// Bytes sent over the path before.
+    before: u64,
+    /// All of those are acknowledged or lost.
+    settled: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,10 +153,14 @@ impl SlowStart {
 impl Controller for SlowStart {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.last_sent = last_packet_number;
+        self.in_flight.here += bytes;
         self.cubic.on_sent(now, bytes, last_packet_number);
     }
 
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+        if sent >= self.began {
+            self.in_flight.here = self.in_flight.here.saturating_sub(bytes);
+        }
         if self.observe(now, sent, app_limited) {
             self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
         }
@@ -152,6 +170,10 @@ impl Controller for SlowStart {
         if matches!(self.phase, Phase::Resting { until } if largest.is_some_and(|largest| largest >= until)) {
             self.leave(now, u64::MAX);
         }
+        if !self.in_flight.settled {
+            self.in_flight.before = in_flight.saturating_sub(self.in_flight.here);
+            self.in_flight.settled = self.in_flight.before == 0;
+        }
         self.cubic.on_end_acks(now, in_flight, app_limited, largest);
     }
 
@@ -159,6 +181,7 @@ impl Controller for SlowStart {
         if sent < self.began {
             return;
         }
+        self.in_flight.here = self.in_flight.here.saturating_sub(lost_bytes);
         if self.phase == Phase::Over || is_persistent_congestion {
             self.phase = Phase::Over;
             self.cubic.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
@@ -172,8 +195,9 @@ impl Controller for SlowStart {
         self.cubic.on_mtu_update(new_mtu);
     }
 
+    /// The engine holds it against all that is in flight, also what a client sent over the path before.
     fn window(&self) -> u64 {
-        self.cubic.window()
+        self.cubic.window() + self.in_flight.before
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -301,6 +325,19 @@ mod tests {
             assert!(journey.controller.observe(journey.now, begin, true));
         }
         assert_eq!(journey.controller.phase, Phase::Doubling);
+    }
+
+    #[test]
+    fn what_is_under_way_on_the_path_before_leaves_the_window_open() {
+        let mut journey = Journey::new();
+        let (window, before) = (journey.controller.window(), 50 * PACKET);
+        journey.controller.on_sent(journey.now, 2 * PACKET, 1);
+        journey.controller.on_end_acks(journey.now, before + 2 * PACKET, false, None);
+        assert_eq!(journey.controller.window(), window + before);
+        journey.controller.on_end_acks(journey.now, 2 * PACKET, false, None);
+        assert_eq!(journey.controller.window(), window);
+        journey.controller.on_end_acks(journey.now, 20 * PACKET, false, None);
+        assert_eq!(journey.controller.window(), window, "once is enough");
     }
 
     #[test]
