@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.simulation.internet import ELSEWHERE
-from tests.simulation.support import BYTES, SETTLED, add_cellular, add_wifi
+from tests.simulation.support import SETTLED, add_cellular, add_wifi
 from whimbrel.testing import SimulatedServer
 
 if TYPE_CHECKING:
