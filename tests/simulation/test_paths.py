@@ -112,7 +112,7 @@ def test_connection_ids_are_renewed_under_a_transfer_that_does_not_notice(intern
 @pytest.mark.parametrize("moves", range(5))
 @pytest.mark.parametrize("how", ["moves", "rebinds"])
 def test_a_renewal_that_waited_for_an_idle_client_is_none_too_many(internet: Internet, how: str, moves: int) -> None:
-    """The server retires one for the new path, which brings it another: with the renewal's, one over its limit (§5.1.1)."""
+    """The server retires one for the new path, which brings it another: with the renewal's, one over its limit."""
     wifi, cellular = add_wifi(internet), add_cellular(internet)
     transfer = internet.download(100_000)
     internet.run()
