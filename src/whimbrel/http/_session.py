@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -27,7 +28,7 @@ CONTROL_STREAMS = 3  # Control, QPACK encoder, QPACK decoder (RFC 9114 §6.2.1, 
 _log = logging.getLogger("whimbrel")
 
 
-class Session:
+class Session(ABC):
     """One end of an HTTP/3 connection, as far as it is the same for both."""
 
     connection: Connection
@@ -67,13 +68,13 @@ class Session:
 
     # For each end to fill in ------------------------------------------------------------------------------------------
 
+    @abstractmethod
     async def _accepted(self, stream: Stream) -> None:
         """The peer opened a stream in both directions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _going_away(self, first: int) -> None:
         """The peer said GOAWAY."""
-        raise NotImplementedError
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
