@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import concurrent.futures
 
     from whimbrel._events import PathProbed
-    from whimbrel._policy import Facts
+    from whimbrel._policy_words import Facts
     from whimbrel.network import Route
 
 

@@ -11,14 +11,14 @@ import math
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Final
 
-from whimbrel._policy import (
+from whimbrel._policy import MigrationPolicy
+from whimbrel._policy_words import (
     Accepted,
     Action,
     Event,
     Facts,
     Hold,
     Migrate,
-    MigrationPolicy,
     MoveCancelled,
     MoveRequested,
     Refuse,

@@ -45,9 +45,34 @@ from __future__ import annotations
 import errno
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal
 
-from whimbrel._events import NetworkLost, NetworkRestored, PathChange, PathProbed, PathRejected, Reason
+from whimbrel._events import NetworkLost, NetworkRestored, PathProbed, PathRejected, Reason
+from whimbrel._policy_words import (
+    Accepted,
+    Action,
+    ApplicationWrote,
+    ControlProbe,
+    Event,
+    Facts,
+    GiveUp,
+    Hold,
+    Migrate,
+    MoveCancelled,
+    MoveRequested,
+    Ping,
+    Probe,
+    ProbeAnswered,
+    RefusalSlug,
+    Refuse,
+    Report,
+    Resume,
+    RoutesChanged,
+    SendFailed,
+    ServerSilent,
+    Tick,
+    Woke,
+)
 
 if TYPE_CHECKING:
     from whimbrel._config import Migration
@@ -105,182 +130,6 @@ DEAD: Final = frozenset(
 )
 """Errors that mean "not from here": interface, address or route is gone. EPERM (a firewall being reloaded), ENOBUFS and
 EAGAIN (a full queue) pass, and EMSGSIZE is about the packet: these are not here."""
-
-RefusalSlug = Literal["migration-disabled", "no-route", "no-answer", "connection-ids-exhausted"]
-
-
-# Facts ---------------------------------------------------------------------------------------------------------------
-
-
-class Facts(Protocol):
-    """What the engine knows at the moment of the call. Seconds, on the same clock as ``now``."""
-
-    @property
-    def heard(self) -> float: ...  # when the last authenticated packet came over the active path; -inf: none yet
-    @property
-    def due(self) -> bool: ...  # streams are open or data is unacknowledged: something is expected
-    @property
-    def rtt(self) -> float: ...
-    @property
-    def pto(self) -> float: ...  # of the active path, before any back-off
-    @property
-    def spare_ids(self) -> int: ...
-    @property
-    def peer_forbids(self) -> bool: ...  # disable_active_migration, or zero-length connection IDs
-    @property
-    def confirmed(self) -> bool: ...  # the handshake is (RFC 9001 §4.1.2)
-    @property
-    def best_rtt(self) -> float: ...  # smallest known to this peer, on any path
-
-
-# Events --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RoutesChanged:
-    """These lead to the peer now, the kernel's choice first; none: no network."""
-
-    routes: tuple[Route, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SendFailed:
-    """The kernel refused a packet on this route."""
-
-    route: Route
-    errno: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeAnswered:
-    """The server answered a probe over this route."""
-
-    route: Route
-    rtt: float
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSilent:
-    """The answer to `ControlProbe`: none, although data came over this route at the same time."""
-
-    route: Route
-
-
-@dataclass(frozen=True, slots=True)
-class MoveRequested:
-    """The application called ``migrate()``; without a route, to the kernel's choice."""
-
-    route: Route | None
-
-
-@dataclass(frozen=True, slots=True)
-class MoveCancelled:
-    """Nobody waits for that move any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class ApplicationWrote:
-    """The application opened a stream, or wrote after quiet: an answer is newly expected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Woke:
-    """The machine was suspended for so many seconds, which ``now`` does not count."""
-
-    slept: float
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """The deadline has come, or the facts have changed."""
-
-
-Event = (
-    RoutesChanged
-    | SendFailed
-    | ProbeAnswered
-    | ServerSilent
-    | MoveRequested
-    | MoveCancelled
-    | ApplicationWrote
-    | Woke
-    | Tick
-)
-
-
-# Actions -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Send one version-negotiation probe over this route."""
-
-    route: Route
-
-
-@dataclass(frozen=True, slots=True)
-class ControlProbe:
-    """Send probes over this route, which works: does the server answer any? Say so within `CONTROL_WAIT`."""
-
-    route: Route
-
-
-@dataclass(frozen=True, slots=True)
-class Migrate:
-    """Send over this route from now on, with the next connection ID and from a new local port, and report it.
-
-    But taken back ("rolled-back"), a move ends on the port that was left.
-    """
-
-    route: Route
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """Send a PING over the active path."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """There is no network: stop the engine's clock and send nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Start the clock again; packets leave by this route."""
-
-    route: Route
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """``migrate()`` is done: this is the active route."""
-
-    route: Route
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """``migrate()`` failed; the slug of the error to raise."""
-
-    slug: RefusalSlug
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """The outage lasted too long: end the connection with OutageTimeout."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Tell the application."""
-
-    change: PathChange
-
-
-Action = Probe | ControlProbe | Migrate | Ping | Hold | Resume | Accepted | Refuse | GiveUp | Report
-
 
 # States --------------------------------------------------------------------------------------------------------------
 

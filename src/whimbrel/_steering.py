@@ -24,7 +24,7 @@ from whimbrel._events import (
 from whimbrel._inquiry import Inquiry
 from whimbrel._own_policy import policy_for
 from whimbrel._path import Path
-from whimbrel._policy import (
+from whimbrel._policy_words import (
     Accepted,
     Action,
     ApplicationWrote,

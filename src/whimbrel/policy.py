@@ -26,7 +26,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from whimbrel._policy import (
+from whimbrel._policy import MigrationPolicy
+from whimbrel._policy_words import (
     Accepted,
     Action,
     ApplicationWrote,
@@ -36,7 +37,6 @@ from whimbrel._policy import (
     GiveUp,
     Hold,
     Migrate,
-    MigrationPolicy,
     MoveCancelled,
     MoveRequested,
     Ping,

@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whimbrel._config import Migration, Sockets
-from whimbrel._policy import (
-    PROBE_BURST,
-    PROBE_RATE,
+from whimbrel._policy import PROBE_BURST, PROBE_RATE, MigrationPolicy
+from whimbrel._policy_words import (
     Accepted,
     Action,
     ApplicationWrote,
@@ -27,7 +26,6 @@ from whimbrel._policy import (
     GiveUp,
     Hold,
     Migrate,
-    MigrationPolicy,
     MoveCancelled,
     MoveRequested,
     Ping,

@@ -11,7 +11,8 @@ import pytest
 
 from whimbrel._config import Migration
 from whimbrel._events import NetworkLost, NetworkRestored, PathProbed, PathRejected
-from whimbrel._policy import (
+from whimbrel._policy import MigrationPolicy
+from whimbrel._policy_words import (
     Accepted,
     Action,
     ApplicationWrote,
@@ -20,7 +21,6 @@ from whimbrel._policy import (
     GiveUp,
     Hold,
     Migrate,
-    MigrationPolicy,
     MoveCancelled,
     MoveRequested,
     Ping,

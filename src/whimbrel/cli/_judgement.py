@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whimbrel._config import Migration
-from whimbrel._policy import Hold, Migrate, MigrationPolicy, Probe, ProbeAnswered, Resume, RoutesChanged
+from whimbrel._policy import MigrationPolicy
+from whimbrel._policy_words import Hold, Migrate, Probe, ProbeAnswered, Resume, RoutesChanged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from whimbrel._policy import Action
+    from whimbrel._policy_words import Action
     from whimbrel.network import Route
 
 
