@@ -136,6 +136,7 @@ def arguments() -> argparse.Namespace:
         "--direction", action="append", choices=("down", "up", "both"), help="may be repeated (default: down)"
     )
     parser.add_argument("--size", type=float, default=16, metavar="MB", help="of the file (default: 16)")
+    parser.add_argument("--loss", type=float, metavar="PERCENT", help="on both radios (default: the demo's)")
     parser.add_argument("--json", metavar="FILE", help="append each run's results as a line of JSON")
     return parser.parse_args()
 
@@ -161,6 +162,7 @@ def once(scenario: str, variant: Variant, args: argparse.Namespace) -> dict[str,
         argv += ["--no-other-client", "--no-picture", "--json", str(result), "--direction", variant[1]]
         argv += [] if variant[0] is None else ["--dispatch", variant[0]]
         argv += [] if args.keepalive is None else ["--keepalive", str(args.keepalive)]
+        argv += [] if args.loss is None else ["--loss", str(args.loss)]
         said = demo(argv)
         if not result.exists():
             raise RuntimeError(f"the demo made no report of {scenario}: {said}")

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FIND = servers.find
+CROSS = crossing.cross
 
 
 @pytest.fixture(autouse=True)
 def _nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     def cross(plan: crossing.Plan, _: object) -> crossing.Crossing:
         scenario = plan.scenario.name if plan.scenario is not None else None
-        told = (scenario, plan.server, plan.dispatch, plan.direction, plan.sockets, plan.size)
+        told = (scenario, plan.server, plan.dispatch, plan.direction, plan.sockets, plan.size, plan.loss)
         raise testing.LaboratoryUnavailable(" ".join(map(str, told)))
 
     monkeypatch.setattr(crossing, "cross", cross)
@@ -42,11 +43,28 @@ def test_every_scenario_of_the_laboratory_can_be_chosen() -> None:
 
 def test_options_reach_the_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run("--scenario", "portal", "--sockets", "connected", "--size", "1.5", "--picture", f"{tmp_path}/x") == 2
-    assert capsys.readouterr().err == "whimbrel: no laboratory here: portal caddy None down connected 1500000\n"
+    assert capsys.readouterr().err == "whimbrel: no laboratory here: portal caddy None down connected 1500000 None\n"
     assert run("--server", "whimbrel", "--dispatch", "connected", "--direction", "both", "--no-picture") == 2
-    assert capsys.readouterr().err.endswith(": demo whimbrel connected both pinned 60000000\n")
-    assert run("--server", "whimbrel", "--direction", "up", "--no-picture") == 2
-    assert capsys.readouterr().err.endswith(": demo whimbrel wildcard up pinned 60000000\n")
+    assert capsys.readouterr().err.endswith(": demo whimbrel connected both pinned 60000000 None\n")
+    assert run("--server", "whimbrel", "--direction", "up", "--loss", "0.5", "--no-picture") == 2
+    assert capsys.readouterr().err.endswith(": demo whimbrel wildcard up pinned 60000000 0.005\n")
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("0", 0.0), ("2.5", 0.025), (None, 0.001)])
+def test_both_radios_lose_what_they_are_told_to(
+    monkeypatch: pytest.MonkeyPatch, loss: str | None, expected: float
+) -> None:
+    radios: dict[str, testing.Radio] = {}
+
+    def laboratory(**built: testing.Radio) -> None:
+        radios.update(built)
+        raise testing.LaboratoryUnavailable("looked at")
+
+    monkeypatch.setattr(crossing, "cross", CROSS)
+    monkeypatch.setattr(crossing, "Laboratory", laboratory)
+    assert run("--no-picture", *([] if loss is None else ["--loss", loss])) == 2
+    assert {name: radio.loss for name, radio in radios.items()} == {"wifi": expected, "cellular": expected}
+    assert (radios["wifi"].rtt, radios["cellular"].rtt) == (0.010, 0.040)
 
 
 def test_with_a_url_there_is_no_laboratory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,6 +78,8 @@ def test_with_a_url_there_is_no_laboratory(monkeypatch: pytest.MonkeyPatch, caps
     [
         (["--scenario", "tunnel"], "invalid choice: 'tunnel'"),
         (["--size", "0"], "no number of megabytes from 0.1 to 10000"),
+        (["--loss", "101"], "'101' is no percentage"),
+        (["--server", "https://example.org/", "--loss", "0"], "--loss is for the laboratory"),
         (["--size", "many"], "'many' is no number of megabytes from 0.1 to 10000"),
         (["--keepalive", "0"], "is not a number of seconds above 0"),
         (["--server", "nginx"], "'nginx' is none of caddy, gtlsserver, whimbrel, and no https:// URL"),

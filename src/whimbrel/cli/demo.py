@@ -37,7 +37,7 @@ _SCENARIO, _SIZE, _SEED = "demo", 60_000_000, 0
 _USAGE = 2
 _PACKAGES = {"pyroute2": "pyroute2", "trustme": "trustme"}
 """Modules that the laboratory cannot do without, and what to install for them."""
-_LABORATORY_ONLY = ("scenario", "size", "seed", "direction", "dispatch")
+_LABORATORY_ONLY = ("scenario", "size", "seed", "loss", "direction", "dispatch")
 """Options that make no sense with a URL."""
 
 
@@ -93,6 +93,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=_size, metavar="MB", help=f"of the file (default: {_SIZE // 1_000_000}); each way, if both"
     )
     parser.add_argument("--seed", type=int, metavar="N", help=f"makes the file's content (default: {_SEED})")
+    parser.add_argument(
+        "--loss", type=_loss, metavar="PERCENT", help="of the packets, on both radios, each way (default: 0.1)"
+    )
     parser.add_argument("--json", metavar="FILE", help="save what was measured as JSON; - for standard output")
     parser.add_argument(
         "--picture", metavar="STEM", help=f"where the picture goes: STEM.svg and STEM.png (default: {PICTURE})"
@@ -143,6 +146,7 @@ def _prepare(args: argparse.Namespace) -> Plan:
         direction=args.direction or "down",
         size=args.size or _SIZE,
         seed=_SEED if args.seed is None else args.seed,
+        loss=args.loss,
         **choices,
     )
 
@@ -250,3 +254,10 @@ def _size(text: str) -> int:
         if 0.1 <= (value := float(text)) <= 10_000:
             return round(value * 1_000_000)
     raise argparse.ArgumentTypeError(f"{text!r} is no number of megabytes from 0.1 to 10000")
+
+
+def _loss(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 100:
+            return value / 100
+    raise argparse.ArgumentTypeError(f"{text!r} is no percentage")

@@ -17,14 +17,14 @@ import queue
 import random
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whimbrel.cli._demo import servers
 from whimbrel.cli._demo.lane import Client, Progress, Teller
 from whimbrel.cli._demo.race import CrossingFailed, Patience, Race, Show
-from whimbrel.testing import Journey, Laboratory, Scenario, carried
+from whimbrel.testing import CELLULAR, WIFI, Journey, Laboratory, Radio, Scenario, carried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,6 +68,8 @@ class Plan:
     size: int = DEFAULT_SIZE
     """Bytes in each direction."""
     seed: int = 0
+    loss: float | None = None
+    """Part of the packets that both radios lose; None: as the laboratory's are."""
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -140,7 +142,7 @@ def cross(plan: Plan, show: Show) -> Crossing:
     """
     assert plan.scenario is not None, "a laboratory is where scenarios happen"
     with contextlib.ExitStack() as stack:
-        lab = stack.enter_context(Laboratory())
+        lab = stack.enter_context(Laboratory(wifi=_radio(WIFI, plan), cellular=_radio(CELLULAR, plan)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="whimbrel-demo-"))
         site = servers.Site(Path(folder), lab.server_address)
         site.prepare()
@@ -207,6 +209,10 @@ def _equal_terms(lab: Laboratory, end: Literal["srv", "cli"]) -> str:
             chosen.write_text("reno")
             return "reno"
     return "cubic"
+
+
+def _radio(usual: Radio, plan: Plan) -> Radio:
+    return usual if plan.loss is None else replace(usual, loss=plan.loss)
 
 
 def _random_file(path: Path, size: int, seed: int) -> str:

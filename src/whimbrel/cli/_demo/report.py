@@ -130,6 +130,7 @@ class Report:
             "server": plan.server,
             "dispatch": plan.dispatch,
             "direction": plan.direction,
+            "loss": plan.loss,
             "bytes": crossing.migrating.received,
             "seconds": round(self.seconds, 3),
             "sha256_equal": self.sha256_equal,
