@@ -27,6 +27,7 @@ from whimbrel.http._url import DEFAULT_PORT, Url, authority
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
     from types import TracebackType
 
     from whimbrel._connection import Connection
@@ -100,6 +101,8 @@ class Client(Session):
         headers: HeadersLike = (),
         body: Body | None = None,
         trailers: HeadersLike | None = None,
+        authority: str | None = None,
+        opened: Callable[[], None] | None = None,
     ) -> Response:
         """Send a request and wait for the head of its response. Cancelling this cancels the request.
 
@@ -109,6 +112,9 @@ class Client(Session):
             headers: further fields; ``content-length`` is added where the body is bytes.
             body: sent while the response is awaited and read.
             trailers: fields to send after the body.
+            authority: what to ask for instead of the client's own `authority`, as ``Host`` is in HTTP/1.1.
+            opened: called when the request has its stream. Before that it may wait for the server to allow one more,
+                and nothing of it has been sent.
 
         Raises:
             LocalProtocolError: the request is not one that HTTP/3 can carry, or the client is closed.
@@ -121,7 +127,7 @@ class Client(Session):
         fields = Headers(headers)
         if isinstance(body, bytes | bytearray | memoryview) and "content-length" not in fields:
             fields = Headers([*fields.fields(), ("content-length", str(memoryview(body).nbytes))])
-        section = request_headers(method, self.authority, target, fields)
+        section = request_headers(method, self.authority if authority is None else authority, target, fields)
         trailer_section = None if trailers is None else field_section(trailers) or None
         stream = await self.connection.open_stream()
         try:
@@ -130,6 +136,8 @@ class Client(Session):
             stream.reset(ErrorCode.H3_REQUEST_CANCELLED)
             stream.stop(ErrorCode.H3_REQUEST_CANCELLED)
             raise
+        if opened is not None:
+            opened()
         response = self._responses[stream.id] = Response(self, stream, method)
         try:
             await response._send(section, _pieces(body), trailer_section)
