@@ -133,6 +133,8 @@ class Facts:
     peer_forbids: bool
     confirmed: bool
     best_rtt: float
+    packets_sent: int  # on all paths so far …
+    packets_lost: int  # … and of these, how many are taken for lost (RFC 9002 §6)
 
 @final
 class Stats:

@@ -288,6 +288,8 @@ pub(crate) struct Facts {
     spare_ids: u64,
     peer_forbids: bool,
     confirmed: bool,
+    packets_sent: u64,
+    packets_lost: u64,
 }
 
 impl From<engine::Facts> for Facts {
@@ -301,6 +303,8 @@ impl From<engine::Facts> for Facts {
             spare_ids: facts.spare_ids,
             peer_forbids: facts.peer_forbids,
             confirmed: facts.confirmed,
+            packets_sent: facts.packets_sent,
+            packets_lost: facts.packets_lost,
         }
     }
 }

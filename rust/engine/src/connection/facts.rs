@@ -22,6 +22,9 @@ pub struct Facts {
     pub spare_ids: u64,
     pub peer_forbids: bool,
     pub confirmed: bool,
+    /// On all paths so far, and of these, how many are taken for lost (RFC 9002 §6).
+    pub packets_sent: u64,
+    pub packets_lost: u64,
 }
 
 impl Connection {
@@ -48,6 +51,8 @@ impl Connection {
                 Side::Client => statistics.frame_rx.handshake_done > 0,
                 Side::Server => !self.proto.is_handshaking(),
             },
+            packets_sent: statistics.path.sent_packets,
+            packets_lost: statistics.path.lost_packets,
         }
     }
 
