@@ -17,7 +17,7 @@ from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEv
 from whimbrel import http
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from typing import Unpack
 
     from tests.loopback.support import Certificates
@@ -27,11 +27,18 @@ Fields = list[tuple[bytes, bytes]]
 
 @contextlib.asynccontextmanager
 async def served(
-    certificates: Certificates, handler: http.Handler, **options: Unpack[http.ServeOptions]
+    certificates: Certificates,
+    handler: http.Handler,
+    *,
+    connect: http.Handler | None = None,
+    protocols: Mapping[str, http.Handler] | None = None,
+    **options: Unpack[http.ServeOptions],
 ) -> AsyncIterator[tuple[http.Server, http.Client]]:
     """A server and a client of ours."""
     async with (
-        http.serve(handler, "127.0.0.1", cert=certificates.pair, **options) as server,
+        http.serve(
+            handler, "127.0.0.1", cert=certificates.pair, connect=connect, protocols=protocols, **options
+        ) as server,
         dial(certificates, server) as client,
     ):
         yield server, client

@@ -23,6 +23,7 @@ from whimbrel.http._protocol import ErrorCode
 from whimbrel.http._request import BodyTooShort, Content, Request
 from whimbrel.http._response import RequestRejected, Response
 from whimbrel.http._server import Handler, ServeOptions, Server, serve
+from whimbrel.http._tunnel import Tunnel, TunnelRefused
 from whimbrel.http._url import InvalidUrl, Url
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "Response",
     "ServeOptions",
     "Server",
+    "Tunnel",
+    "TunnelRefused",
     "Url",
     "connect",
     "serve",

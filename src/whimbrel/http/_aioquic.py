@@ -19,10 +19,12 @@ from aioquic.quic import events as quic_events
 
 from whimbrel.http._headers import request_problem
 from whimbrel.http._protocol import (
+    NOTHING_MORE,
     ConnectionFailed,
     DataReceived,
     ErrorCode,
     Event,
+    Extensions,
     GoAway,
     HeadersReceived,
     MessageEnded,
@@ -46,6 +48,7 @@ class AioquicHttp3:
         control_streams: three unidirectional streams that we opened: control, QPACK encoder, QPACK decoder.
         is_client: whether this end asks, or answers.
         peer_takes_datagrams: whether the peer's transport parameters say so. Asked when its settings come.
+        extensions: what to announce.
     """
 
     def __init__(
@@ -54,14 +57,21 @@ class AioquicHttp3:
         *,
         is_client: bool = True,
         peer_takes_datagrams: Callable[[], bool] = lambda: False,
+        extensions: Extensions = NOTHING_MORE,
     ) -> None:
         self._transport = _Transport(control_streams, peer_takes_datagrams, is_client=is_client)
-        self._h3 = _Connection(self._transport)
+        self._h3 = _Connection(self._transport, extensions)
         self._goaway: dict[int, _GoAwayReader] = {}
         self._last_goaway: int | None = None
         self._is_client = is_client
         self._control_stream = control_streams[0]
         self._peer_unidirectional = _SERVER_UNIDIRECTIONAL if is_client else _CLIENT_UNIDIRECTIONAL
+
+    def peer_extensions(self) -> Extensions | None:
+        settings = self._h3.received_settings
+        if settings is None:
+            return None
+        return Extensions(extended_connect=settings.get(Setting.ENABLE_CONNECT_PROTOCOL) == 1)
 
     def receive(self, stream: int, data: bytes, *, ended: bool = False) -> list[Event]:
         events: list[Event] = []
@@ -74,6 +84,7 @@ class AioquicHttp3:
             events += self._handle(quic_events.StreamDataReceived(data=b"", end_stream=True, stream_id=stream))
             self._goaway.pop(stream, None)
             self._h3.without_content.discard(stream)
+            self._h3.tunnels.discard(stream)
             if stream in self._h3.qpack_streams() and not self._transport.failure:
                 # RFC 9204 §4.2. H3Connection looks at the control stream alone.
                 code = ErrorCode.H3_CLOSED_CRITICAL_STREAM
@@ -82,6 +93,7 @@ class AioquicHttp3:
 
     def reset_received(self, stream: int, code: int) -> list[Event]:
         self._goaway.pop(stream, None)
+        self._h3.tunnels.discard(stream)
         return self._handle(quic_events.StreamReset(error_code=code, stream_id=stream))
 
     def stop_received(self, stream: int, code: int) -> list[Event]:
@@ -108,12 +120,16 @@ class AioquicHttp3:
     def expect_no_content(self, stream: int) -> None:
         self._h3.without_content.add(stream)
 
+    def tunnel(self, stream: int) -> None:
+        self._h3.tunnels.add(stream)
+
     def abandon(self, stream: int) -> None:
         # As if the peer had ended both halves: H3Connection then forgets the stream and cancels what its decoder held
         # for it (RFC 9204 §4.4.2). It has no other way to be told.
         self._handle(quic_events.StreamReset(error_code=ErrorCode.H3_REQUEST_CANCELLED, stream_id=stream))
         self._handle(quic_events.StopSendingReceived(error_code=ErrorCode.H3_REQUEST_CANCELLED, stream_id=stream))
         self._h3.without_content.discard(stream)
+        self._h3.tunnels.discard(stream)
 
     def take_control(self) -> list[tuple[int, bytes]]:
         return self._transport.take_control()
@@ -138,6 +154,10 @@ class AioquicHttp3:
                         events.append(DataReceived(event.stream_id, pieces))
                     pieces.append(event.data)
             elif isinstance(event, h3_events.HeadersReceived):
+                if event.stream_id in self._h3.tunnels:
+                    # RFC 9114 §4.4: a tunnel has no trailers. That the connection failed is added by the caller.
+                    self._transport.fail(ErrorCode.H3_FRAME_UNEXPECTED, "HEADERS within a tunnel")
+                    break
                 if dict(event.headers).get(b":status") == b"304":
                     self.expect_no_content(event.stream_id)
                 if not self._is_client and (problem := self._request_problem(event)):
@@ -242,8 +262,10 @@ class _Transport:
 class _Connection(H3Connection):
     """H3Connection, with what we need otherwise."""
 
-    def __init__(self, transport: _Transport) -> None:
+    def __init__(self, transport: _Transport, extensions: Extensions) -> None:
         self.without_content: set[int] = set()
+        self.tunnels: set[int] = set()
+        self._extensions = extensions
         self._malformed: list[Event] = []
         super().__init__(cast("QuicConnection", transport))
 
@@ -270,8 +292,9 @@ class _Connection(H3Connection):
 
     def _get_local_settings(self) -> dict[int, int]:
         settings = {**super()._get_local_settings(), Setting.MAX_FIELD_SECTION_SIZE: MAX_FIELD_SECTION}
-        # Extended CONNECT (RFC 9220) is not served yet, and means nothing when a client says it.
-        del settings[Setting.ENABLE_CONNECT_PROTOCOL]
+        # H3Connection announces extended CONNECT whoever it is, and whatever is served.
+        if not self._extensions.extended_connect:
+            del settings[Setting.ENABLE_CONNECT_PROTOCOL]
         return settings
 
     def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> RawHeaders:
@@ -284,6 +307,9 @@ class _Connection(H3Connection):
         return headers
 
     def _check_content_length(self, stream: H3Stream) -> None:
+        # A response that opens a tunnel has no content, whatever length it tells (RFC 9110 §9.3.6).
+        if stream.stream_id in self.tunnels:
+            return
         # A response to HEAD, and a 304, tell the length of what they do not carry (RFC 9110 §8.6).
         if stream.stream_id not in self.without_content or stream.content_length:
             super()._check_content_length(stream)

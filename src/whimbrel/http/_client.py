@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Generator
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias, TypedDict, Unpack
 
 import whimbrel
@@ -16,13 +18,11 @@ from whimbrel._errors import (
     LocalProtocolError,
     WhimbrelError,
 )
-from whimbrel.http._headers import Headers, HeadersLike, field_section, request_headers
-from whimbrel.http._protocol import (
-    ConnectionFailed,
-    ErrorCode,
-)
+from whimbrel.http._headers import Headers, HeadersLike, connect_headers, field_section, request_headers
+from whimbrel.http._protocol import ConnectionFailed, ErrorCode, RawHeaders
 from whimbrel.http._response import RequestRejected, Response
 from whimbrel.http._session import Session
+from whimbrel.http._tunnel import Tunnel, TunnelRefused
 from whimbrel.http._url import DEFAULT_PORT, Url, authority
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 
 Body: TypeAlias = bytes | bytearray | memoryview | AsyncIterable[bytes] | BinaryIO
 """What a request may carry: bytes, an asynchronous source of them, or a file opened for reading in binary."""
+
+REFUSAL_SIZE = 4 << 10
+"""Bytes of an answer that refuses a tunnel, at most."""
+REFUSAL_PATIENCE = 2.0
+"""Seconds that they may take."""
 
 _log = logging.getLogger("whimbrel")
 
@@ -91,6 +96,7 @@ class Client(Session):
         super().__init__(connection, authority)
         self.authority = authority
         self._responses: dict[int, Response] = {}
+        self._tunnels: dict[int, Tunnel] = {}
         self._goaway: int | None = None
 
     async def request(
@@ -129,16 +135,7 @@ class Client(Session):
             fields = Headers([*fields.fields(), ("content-length", str(memoryview(body).nbytes))])
         section = request_headers(method, self.authority if authority is None else authority, target, fields)
         trailer_section = None if trailers is None else field_section(trailers) or None
-        stream = await self.connection.open_stream()
-        try:
-            self._check_open()  # Once more: it may have taken long.
-        except WhimbrelError:
-            stream.reset(ErrorCode.H3_REQUEST_CANCELLED)
-            stream.stop(ErrorCode.H3_REQUEST_CANCELLED)
-            raise
-        if opened is not None:
-            opened()
-        response = self._responses[stream.id] = Response(self, stream, method)
+        response = await self._begin(method, opened)
         try:
             await response._send(section, _pieces(body), trailer_section)
             await response._receive_headers()
@@ -146,6 +143,36 @@ class Client(Session):
             response._cancel(ErrorCode.H3_REQUEST_CANCELLED)
             raise
         return response
+
+    def tunnel(
+        self,
+        authority: str | None = None,
+        *,
+        protocol: str | None = None,
+        target: str = "/",
+        headers: HeadersLike = (),
+    ) -> _Tunnelling:
+        """Open a tunnel: ``await client.tunnel(...)`` or ``async with client.tunnel(...) as tunnel`` (CONNECT).
+
+        Without a protocol, the server is asked to connect to a host and port for us (RFC 9114 §4.4); with one, to speak
+        that protocol itself (RFC 9220). Cancelling this gives the tunnel up.
+
+        Args:
+            authority: host and port to connect to, such as ``"example.org:22"``; with a protocol, the server's own
+                name by default.
+            protocol: what is to be spoken, such as ``"websocket"``.
+            target: path and query, where there is a protocol.
+            headers: further fields of the request.
+
+        Raises:
+            TunnelRefused: the server answered with another status than 2xx, or knows no extended CONNECT.
+            LocalProtocolError, RequestRejected, StreamReset, RemoteProtocolError, ConnectionLost: as `request`.
+        """
+        if authority is None:
+            if protocol is None:
+                raise LocalProtocolError("a tunnel leads to a host and port, or speaks a protocol: give one of them")
+            authority = self.authority
+        return _Tunnelling(self, protocol, connect_headers(authority, protocol, target, headers))
 
     async def close(self, *, linger: float = 3.0) -> None:
         """Close the connection; what is still going on is cancelled. May be called twice.
@@ -156,6 +183,8 @@ class Client(Session):
         self._closed = True
         for response in list(self._responses.values()):
             await response.close()
+        for tunnel in list(self._tunnels.values()):
+            tunnel.cancel()
         await self.connection.close(ErrorCode.H3_NO_ERROR, linger=linger)
         await self._stop()
 
@@ -176,8 +205,9 @@ class Client(Session):
     # For the responses ------------------------------------------------------------------------------------------------
 
     def stream_done(self, stream: int) -> None:
-        """A response is over."""
+        """A response or a tunnel is over."""
         self._responses.pop(stream, None)
+        self._tunnels.pop(stream, None)
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
@@ -190,6 +220,61 @@ class Client(Session):
             text = "the server takes no more requests on this connection"
             raise RequestRejected(ErrorCode.H3_REQUEST_REJECTED, text, peer=self.authority)
 
+    async def _begin(self, method: str, opened: Callable[[], None] | None = None) -> Response:
+        stream = await self.connection.open_stream()
+        try:
+            self._check_open()  # Once more: it may have taken long.
+        except WhimbrelError:
+            stream.reset(ErrorCode.H3_REQUEST_CANCELLED)
+            stream.stop(ErrorCode.H3_REQUEST_CANCELLED)
+            raise
+        if opened is not None:
+            opened()
+        response = self._responses[stream.id] = Response(self, stream, method)
+        return response
+
+    async def _tunnel(self, protocol: str | None, section: RawHeaders) -> Tunnel:
+        self._check_open()
+        if protocol is not None:
+            # RFC 8441 §3: not before the server has said that it knows such requests.
+            extensions = await self.peer_extensions()
+            if extensions is not None and not extensions.extended_connect:
+                text = f"the server takes no extended CONNECT, so no {protocol}"
+                raise TunnelRefused(0, Headers(), b"", text, peer=self.authority)
+        response = await self._begin("CONNECT")
+        try:
+            await response._send_head(section)
+            await response._receive_headers()
+            if not 200 <= response.status <= 299:
+                raise await self._refusal(response)
+        except BaseException:
+            response._cancel(ErrorCode.H3_REQUEST_CANCELLED)
+            raise
+        stream, received = response._hand_over()
+        tunnel = self._tunnels[stream.id] = Tunnel(
+            self,
+            stream,
+            response.status,
+            response.headers,
+            protocol,
+            received=received,
+            over=partial(self.stream_done, stream.id),
+        )
+        return tunnel
+
+    async def _refusal(self, response: Response) -> TunnelRefused:
+        body = bytearray()
+        # Why it was refused is worth a little time, and no more.
+        with suppress(TimeoutError, WhimbrelError):
+            async with asyncio.timeout(REFUSAL_PATIENCE):
+                async for chunk in response:
+                    body += chunk[: REFUSAL_SIZE - len(body)]
+                    if len(body) == REFUSAL_SIZE:
+                        break
+        said = body.decode("utf-8", "replace").strip().partition("\n")[0][:200]
+        text = f"the server refused the tunnel with status {response.status}" + (f": {said}" if said else "")
+        return TunnelRefused(response.status, response.headers, bytes(body), text, peer=self.authority)
+
     async def _accepted(self, stream: Stream) -> None:
         # RFC 9114 §6.1: only an extension that we asked for may have servers open these.
         reason = "the server opened a bidirectional stream"
@@ -201,6 +286,30 @@ class Client(Session):
         for stream, response in list(self._responses.items()):
             if stream >= first:
                 response._reject()
+
+
+class _Tunnelling:
+    """What `Client.tunnel` returns: to be awaited, or entered by ``async with``."""
+
+    def __init__(self, client: Client, protocol: str | None, section: RawHeaders) -> None:
+        self._client, self._protocol, self._section = client, protocol, section
+        self._tunnel: Tunnel | None = None
+
+    def __await__(self) -> Generator[None, None, Tunnel]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Tunnel:
+        self._tunnel = await self._open()
+        return self._tunnel
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._tunnel is not None, "entered before it is left"
+        await self._tunnel.__aexit__(exc_type, exc, traceback)
+
+    async def _open(self) -> Tunnel:
+        return await self._client._tunnel(self._protocol, self._section)
 
 
 class _Connect:

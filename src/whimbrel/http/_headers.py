@@ -67,6 +67,22 @@ def request_headers(method: str, authority: str, target: str, headers: HeadersLi
     return [(name, value.encode("ascii")) for name, value in pseudo] + field_section(headers)
 
 
+def connect_headers(authority: str, protocol: str | None, target: str, headers: HeadersLike) -> RawHeaders:
+    """The header section of a CONNECT request (RFC 9114 §4.4), extended where it names a protocol (RFC 9220 §3).
+
+    Raises:
+        LocalProtocolError: a name or value that HTTP/3 does not allow.
+    """
+    if protocol is not None:
+        if not _TOKEN.fullmatch(protocol):
+            raise LocalProtocolError(f"{protocol!r} is no name of a protocol")
+        section = request_headers("CONNECT", authority, target, headers)
+        return [section[0], (b":protocol", protocol.encode("ascii")), *section[1:]]
+    if not _HOST_AND_PORT.fullmatch(authority):
+        raise LocalProtocolError(f"{authority!r} is no place to connect to: it must be a host and a port, as host:22")
+    return [(b":method", b"CONNECT"), (b":authority", authority.encode("ascii")), *field_section(headers)]
+
+
 def response_headers(status: int, headers: HeadersLike) -> RawHeaders:
     """The header section of a response, interim ones included.
 
@@ -90,8 +106,14 @@ def request_problem(headers: RawHeaders) -> str | None:
     if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
         return "its Content-Length is no number"
     path, scheme = fields.get(b":path"), fields.get(b":scheme")
+    if fields[b":method"] != b"CONNECT" and b":protocol" in fields:
+        return "only CONNECT has a :protocol"
     if fields[b":method"] == b"CONNECT" and b":protocol" not in fields:
+        if not _HOST_AND_PORT.fullmatch(fields[b":authority"].decode("latin-1")):
+            return "CONNECT needs a host and a port in :authority"
         return "CONNECT has neither :scheme nor :path" if path is not None or scheme is not None else None
+    if not _TOKEN.fullmatch(fields.get(b":protocol", b"-").decode("latin-1")):
+        return "its :protocol is no token"
     if not scheme or path is None:
         return ":scheme or :path is missing"
     if path == b"*":
@@ -128,6 +150,7 @@ def received(headers: RawHeaders) -> Headers:
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _TARGET = re.compile(r"/[!-~]*|\*")
+_HOST_AND_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[!$%&'()*+,;=._~0-9A-Za-z-]+):[0-9]{1,5}")  # RFC 9112 §3.2.3
 _FORBIDDEN = re.compile(rb"[\x00\r\n]")
 _CONNECTION_SPECIFIC = frozenset(
     {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "host"}

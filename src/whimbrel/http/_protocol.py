@@ -98,8 +98,24 @@ class ConnectionFailed:
 Event = HeadersReceived | DataReceived | MessageEnded | MessageMalformed | GoAway | ConnectionFailed
 
 
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """What an end of a connection announces beyond RFC 9114, in its SETTINGS."""
+
+    extended_connect: bool = False
+    """A server takes CONNECT with ``:protocol`` (RFC 9220)."""
+
+
+NOTHING_MORE = Extensions()
+"""Nothing beyond RFC 9114."""
+
+
 class Http3(Protocol):
     """One end of an HTTP/3 connection."""
+
+    def peer_extensions(self) -> Extensions | None:
+        """What the peer announced; None: its SETTINGS have not come yet."""
+        ...
 
     def receive(self, stream: int, data: bytes, *, ended: bool = False) -> list[Event]:
         """Bytes that the peer sent on a stream, in order; ``ended``: they are the last ones."""
@@ -131,6 +147,10 @@ class Http3(Protocol):
 
     def expect_no_content(self, stream: int) -> None:
         """The response on this stream has no content, whatever Content-Length it gives (RFC 9110 §8.6)."""
+        ...
+
+    def tunnel(self, stream: int) -> None:
+        """CONNECT was accepted on this stream: nothing but DATA may follow, of any length (RFC 9114 §4.4)."""
         ...
 
     def abandon(self, stream: int) -> None:

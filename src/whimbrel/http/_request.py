@@ -33,6 +33,7 @@ from whimbrel.http._protocol import (
     code_name,
 )
 from whimbrel.http._response import READ_SIZE, TURN_SIZE
+from whimbrel.http._tunnel import Tunnel
 
 if TYPE_CHECKING:
     from whimbrel._connection import Connection
@@ -61,29 +62,33 @@ class Request(AsyncIterator[bytes]):
     An answer is one call, `respond`, or made step by step: `start`, `write`, `finish`. When the client gives the
     request up, the handler's task is cancelled. A handler that raises is answered for: status 500 where nothing was
     sent yet, else the stream is reset, so that the client does not take a piece for the whole.
+
+    CONNECT asks for a tunnel: `accept` opens it, and every other answer refuses it. Such requests come to handlers that
+    `serve` was given for them, and to no others.
     """
 
     method: str
     scheme: str
     authority: str
-    """Host, and port where it was given."""
+    """Host, and port where it was given; of plain CONNECT, host and port to connect to."""
+    protocol: str | None
+    """What is to be spoken in the tunnel that is asked for, such as ``"websocket"`` (``:protocol``, RFC 9220)."""
     target: str
-    """Path and query as they came, percent-encoded."""
+    """Path and query as they came, percent-encoded; "" where there is none: plain CONNECT."""
     headers: Headers
     trailers: Headers
     """Fields after the content; empty until that has ended."""
     status: int | None
     """Of the answer, once it began."""
-    bytes_sent: int
-    """Content of the answer that was handed to the connection so far."""
 
     def __init__(self, owner: Session, stream: Stream) -> None:
         """Made by the server only."""
         self.method = self.scheme = self.authority = self.target = ""
         self.headers = Headers()
         self.trailers = Headers()
-        self.status = None
-        self.bytes_sent = 0
+        self.protocol = self.status = None
+        self._bytes_sent = 0
+        self._tunnel: Tunnel | None = None
         self._owner = owner
         self._http3 = owner.http3
         self._stream = stream
@@ -130,6 +135,11 @@ class Request(AsyncIterator[bytes]):
     def id(self) -> int:
         """The number of its stream: unlike any other's on the connection."""
         return self._stream.id
+
+    @property
+    def bytes_sent(self) -> int:
+        """Content of the answer that was handed to the connection so far."""
+        return self._bytes_sent if self._tunnel is None else self._tunnel.bytes_written
 
     # The content that came --------------------------------------------------------------------------------------------
 
@@ -233,12 +243,42 @@ class Request(AsyncIterator[bytes]):
             raise LocalProtocolError("finish() comes once, after start()")
         await self._write_last(b"", trailers)
 
+    async def accept(self, headers: HeadersLike = ()) -> Tunnel:
+        """Open the tunnel that CONNECT asks for: status 200, and whatever follows belongs to the tunnel.
+
+        The handler's task is no longer cancelled when the client gives up: reads and writes of the tunnel say so, and
+        `whimbrel.SendStream.on_stopped`. When the handler returns, the tunnel is closed.
+
+        Args:
+            headers: further fields of the answer.
+
+        Raises:
+            LocalProtocolError: not what HTTP/3 can carry; or the request is not CONNECT, or answered already.
+            StreamStopped: the client wants no tunnel any more.
+            ConnectionLost: the connection ended.
+        """
+        if self.method != "CONNECT":
+            raise LocalProtocolError(f"{self.method} asks for no tunnel: only CONNECT can be accepted")
+        fields = Headers(headers)
+        if "content-length" in fields:
+            raise LocalProtocolError("a tunnel has no Content-Length (RFC 9110 §9.3.6)")
+        await self._write(self._head(200, fields))
+        self._stream.on_stopped(None)
+        self._tunnel = Tunnel(self._owner, self._stream, 200, fields, self.protocol, received=self._chunks)
+        self._stream = self._tunnel
+        self._received = self._sent = True
+        return self._tunnel
+
     def abort(self, code: int = ErrorCode.H3_INTERNAL_ERROR) -> None:
         """Give the answer up half-way: the client sees a stream that was reset, and the connection lives.
 
         Args:
             code: why (RFC 9114 §8.1).
         """
+        if self._tunnel is not None:
+            self._aborted = self._aborted or not self._tunnel.is_over
+            self._tunnel.cancel(code)
+            return
         self._stream.on_stopped(None)
         if not self._received:
             with suppress(WhimbrelError):
@@ -255,10 +295,12 @@ class Request(AsyncIterator[bytes]):
 
     # For the server ---------------------------------------------------------------------------------------------------
 
-    @property
-    def is_answered(self) -> bool:
-        """Whether the answer is whole."""
-        return self._sent
+    async def leave(self) -> None:
+        """The handler has returned: end what it left open. Raises what `respond` raises."""
+        if self._tunnel is not None:
+            await self._tunnel.close()
+        elif not self._sent:
+            await self.finish()
 
     @property
     def is_aborted(self) -> bool:
@@ -311,7 +353,7 @@ class Request(AsyncIterator[bytes]):
 
     def _frame(self, data: bytes) -> bytes:
         """Content as it is written. Where the whole length is known, one frame holds it all, and is not copied."""
-        self.bytes_sent += len(data)
+        self._bytes_sent += len(data)
         if self._left is None:
             return self._http3.data_frame(self._stream.id, len(data)) + data if data else b""
         whole, self._left = self._left, self._left - len(data)
@@ -398,10 +440,11 @@ class Request(AsyncIterator[bytes]):
         fields = {name: value.decode("latin-1") for name, value in headers if name.startswith(b":")}
         self.scheme = fields.get(b":scheme", "https")
         self.authority = fields[b":authority"]
+        self.protocol = fields.get(b":protocol")
         self.target = fields.get(b":path", "")
         self.headers = received(headers)
         self.method = fields[b":method"]
-        if "content-length" in self.headers:
+        if "content-length" in self.headers and self.method != "CONNECT":
             self._due = int(self.headers.get_all("content-length")[0])
 
     def _reject(self, event: MessageMalformed) -> None:

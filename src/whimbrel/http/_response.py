@@ -126,6 +126,22 @@ class Response(AsyncIterator[bytes]):
 
     # For the client ---------------------------------------------------------------------------------------------------
 
+    async def _send_head(self, headers: RawHeaders) -> None:
+        """A header section that leaves our direction open."""
+        head = self._http3.headers(self._stream.id, headers)
+        self._owner.control_ready()
+        try:
+            await self._stream.write(head)
+        except StreamStopped as stopped:
+            self._stopped(stopped.code)
+        except ConnectionLost as lost:
+            raise self._lost_error(lost) from None
+
+    def _hand_over(self) -> tuple[Stream, deque[bytes]]:
+        """The stream, and what of its content has come: somebody else's from now on."""
+        self._done()
+        return self._stream, self._chunks
+
     async def _send(
         self, headers: RawHeaders, content: AsyncIterator[bytes | memoryview] | None, trailers: RawHeaders | None
     ) -> None:

@@ -10,18 +10,19 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack
 
 import whimbrel
 from whimbrel._config import Limits
 from whimbrel._errors import ConnectionLost, StreamReset, StreamStopped, WhimbrelError
-from whimbrel.http._protocol import ErrorCode
+from whimbrel.http._protocol import ErrorCode, Extensions
 from whimbrel.http._request import Request
 from whimbrel.http._session import Session
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Generator, Sequence
+    from collections.abc import Collection, Generator, Mapping, Sequence
     from types import TracebackType
 
     from whimbrel._connection import Connection
@@ -62,6 +63,8 @@ def serve(
     port: int = 0,
     *,
     cert: tuple[str | os.PathLike[str], str | os.PathLike[str]],
+    connect: Handler | None = None,
+    protocols: Mapping[str, Handler] | None = None,
     **options: Unpack[ServeOptions],
 ) -> _Serve:
     """Answer requests: ``async with serve(...) as server``.
@@ -72,6 +75,10 @@ def serve(
         host: addresses or names to listen on; None: all, IPv4 and IPv6.
         port: UDP port; 0: a free one, the same for all addresses.
         cert: certificate chain and key, PEM files.
+        connect: called instead where the client asks for a tunnel to a host and port (CONNECT, RFC 9114 §4.4): see
+            `Request.accept`. None: such requests get status 501.
+        protocols: what is called where the client asks for a tunnel to this server, by the name of the protocol to be
+            spoken in it, such as ``"websocket"`` (extended CONNECT, RFC 9220). Others get status 501.
         options: those of `whimbrel.serve`. Of `Limits`, ``max_streams`` bounds the requests that one client may have
             at once. With ``early_data``, handlers of safe methods are called at once, others when the handshake is
             complete: see `Request.early`.
@@ -80,15 +87,35 @@ def serve(
         OSError: the port is in use, or a file cannot be read.
         ValueError: an argument or a file's content makes no sense; the message says which.
     """
-    return _Serve(handler, host, port, cert, options)
+    return _Serve(_Handlers(handler, connect, dict(protocols or {})), host, port, cert, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Handlers:
+    """Who answers what."""
+
+    requests: Handler
+    connect: Handler | None
+    protocols: Mapping[str, Handler]
+
+    def __call__(self, request: Request) -> Awaitable[None]:
+        if request.method != "CONNECT":
+            return self.requests(request)
+        handler = self.connect if request.protocol is None else self.protocols.get(request.protocol)
+        return (handler or _not_served)(request)
+
+
+async def _not_served(request: Request) -> None:
+    what = "CONNECT" if request.protocol is None else f"CONNECT for {request.protocol}"
+    await request.respond(501, {"content-type": "text/plain"}, f"{what} is not served here.\n".encode())
 
 
 class Server:
     """A listening HTTP/3 server. Leaving ``async with serve(...)`` closes it."""
 
-    def __init__(self, handler: Handler, max_requests: int) -> None:
+    def __init__(self, handlers: _Handlers, max_requests: int) -> None:
         """Made by `serve` only."""
-        self._handler = handler
+        self._handlers = handlers
         self._max_requests = max_requests
         self._sessions: set[ServerSession] = set()
         self._quic: whimbrel.Server
@@ -126,7 +153,7 @@ class Server:
             await asyncio.gather(*leaving, return_exceptions=True)
 
     async def _attend(self, connection: Connection) -> None:
-        session = ServerSession(connection, self._handler, self._max_requests)
+        session = ServerSession(connection, self._handlers, self._max_requests)
         self._sessions.add(session)
         try:
             await session.run()
@@ -139,9 +166,9 @@ class ServerSession(Session):
 
     _other_end = "the client"
 
-    def __init__(self, connection: Connection, handler: Handler, max_requests: int) -> None:
+    def __init__(self, connection: Connection, handlers: _Handlers, max_requests: int) -> None:
         super().__init__(connection, connection.peer)
-        self._handler = handler
+        self._handlers = handlers
         # Streams that were cancelled are no more counted by QUIC, while their handlers may still clean up.
         self._free = asyncio.Semaphore(max_requests)
         self._requests: dict[asyncio.Task[None], Request] = {}
@@ -151,7 +178,7 @@ class ServerSession(Session):
     async def run(self) -> None:
         """Answer requests until the connection ends."""
         try:
-            await self._start(is_client=False)
+            await self._start(is_client=False, extensions=Extensions(extended_connect=bool(self._handlers.protocols)))
             await self._accept()
         except ConnectionLost as lost:
             _log.debug("%s", lost)
@@ -227,17 +254,13 @@ class ServerSession(Session):
 
     async def _answer(self, request: Request) -> None:
         try:
-            if request.method == "CONNECT":
-                await request.respond(501, content=b"CONNECT is not served here.\n")
-                return
             if request.early and request.method not in SAFE_METHODS:
                 # Somebody may have recorded it and sent it again: the client must prove to be there (RFC 8470 §3).
                 await self.connection.wait_handshake()
-            await self._handler(request)
+            await self._handlers(request)
             if request.status is None:
                 raise RuntimeError("the handler returned without an answer")
-            if not request.is_answered:
-                await request.finish()
+            await request.leave()
         except (StreamReset, StreamStopped, ConnectionLost) as error:
             # The client went away while the handler was at it: its own business.
             _log.debug("%s %s of %s: %s", request.method, request.target, self._peer, error)
@@ -261,14 +284,14 @@ class _Serve:
 
     def __init__(
         self,
-        handler: Handler,
+        handlers: _Handlers,
         host: str | Sequence[str] | None,
         port: int,
         cert: tuple[str | os.PathLike[str], str | os.PathLike[str]],
         options: ServeOptions,
     ) -> None:
         limits = options.get("limits") or Limits()
-        self._server = Server(handler, limits.max_streams)
+        self._server = Server(handlers, limits.max_streams)
         self._quic = whimbrel.serve(self._server._attend, host, port, cert=cert, alpn="h3", **options)
 
     def __await__(self) -> Generator[object, None, Server]:

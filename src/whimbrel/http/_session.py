@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from whimbrel._errors import RemoteProtocolError, StreamReset, StreamStopped, WhimbrelError
 from whimbrel._stream import ReceiveStream, SendStream, Stream
 from whimbrel.http._aioquic import AioquicHttp3
-from whimbrel.http._protocol import ConnectionFailed, Event, GoAway, Http3, code_name
+from whimbrel.http._protocol import NOTHING_MORE, ConnectionFailed, Event, Extensions, GoAway, Http3, code_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,6 +43,7 @@ class Session(ABC):
         self._control: dict[int, SendStream] = {}
         self._control_waiting: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._settings = asyncio.Event()
         self._failure: ConnectionFailed | None = None
         self._closed = False
 
@@ -66,6 +67,17 @@ class Session(ABC):
         what = f"{self._failure.reason} ({code_name(self._failure.code)})"
         return RemoteProtocolError(f"{self._other_end} broke the HTTP/3 protocol: {what}", peer=self._peer)
 
+    async def peer_extensions(self) -> Extensions | None:
+        """What the peer announced in its SETTINGS, which are waited for. None: the connection ended before."""
+        settings = asyncio.ensure_future(self._settings.wait())
+        closed = asyncio.ensure_future(self.connection.wait_closed())
+        try:
+            await asyncio.wait({settings, closed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            settings.cancel()
+            closed.cancel()
+        return self.http3.peer_extensions()
+
     # For each end to fill in ------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -78,7 +90,7 @@ class Session(ABC):
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
-    async def _start(self, *, is_client: bool) -> None:
+    async def _start(self, *, is_client: bool, extensions: Extensions = NOTHING_MORE) -> None:
         streams = [await self.connection.open_send_stream() for _ in range(CONTROL_STREAMS)]
         for stream in streams:
             # Open for as long as the connection is: nothing is due because of them.
@@ -88,6 +100,7 @@ class Session(ABC):
             [stream.id for stream in streams],
             is_client=is_client,
             peer_takes_datagrams=lambda: self.connection.max_datagram_size > 0,
+            extensions=extensions,
         )
         for waiting in self.http3.take_control():
             await self._write_control(*waiting)
@@ -136,6 +149,8 @@ class Session(ABC):
                     self.connection_failed(event)
                 case _:
                     raise AssertionError(f"{event} has nothing to do with a control stream")
+        if self.http3.peer_extensions() is not None:
+            self._settings.set()
         self.control_ready()
 
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
