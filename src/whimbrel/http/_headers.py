@@ -131,7 +131,7 @@ def field_section(headers: HeadersLike) -> RawHeaders:
     for name, value in Headers(headers).fields():
         if not _TOKEN.fullmatch(name):
             raise LocalProtocolError(f"{name!r} is no header name")
-        if name in _CONNECTION_SPECIFIC or (name == "te" and value.lower() != "trailers"):
+        if name in CONNECTION_SPECIFIC or (name == "te" and value.lower() != "trailers"):
             raise LocalProtocolError(f"HTTP/3 has no {name!r} header: connections are QUIC's affair (RFC 9114 §4.2)")
         try:
             encoded = value.strip(" \t").encode("latin-1")
@@ -152,6 +152,6 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _TARGET = re.compile(r"/[!-~]*|\*")
 _HOST_AND_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[!$%&'()*+,;=._~0-9A-Za-z-]+):[0-9]{1,5}")  # RFC 9112 §3.2.3
 _FORBIDDEN = re.compile(rb"[\x00\r\n]")
-_CONNECTION_SPECIFIC = frozenset(
+CONNECTION_SPECIFIC = frozenset(
     {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "host"}
 )

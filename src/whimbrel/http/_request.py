@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import suppress
 from email.utils import formatdate
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
@@ -98,6 +98,7 @@ class Request(AsyncIterator[bytes]):
         self._due: int | None = None  # Bytes that are still to come by the Content-Length of the request.
         self._left: int | None = None  # Bytes that are still due by the Content-Length of the answer.
         self._framed = False  # The frame that holds all of them has begun.
+        self._unsent = b""  # What a cancelled call left over.
         self._since_turn = 0
         self._continued = False  # The client need not wait any more before it sends its content.
         self._aborted = False
@@ -227,6 +228,8 @@ class Request(AsyncIterator[bytes]):
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send content. Waiting is the back-pressure: returns when the connection has taken all of it.
 
+        A cancelled call loses nothing: what was not taken yet is sent with what is written next.
+
         Raises:
             LocalProtocolError: more than Content-Length said, or no answer has begun.
             StreamStopped: the client wants no more.
@@ -292,6 +295,14 @@ class Request(AsyncIterator[bytes]):
         self._chunks.clear()
         self._aborted = self._aborted or not self._sent
         self._received = self._sent = True
+
+    def on_given_up(self, call: Callable[[], object]) -> None:
+        """Have a function called on the loop when the client gives the request up; the handler goes on then.
+
+        Args:
+            call: called once, at most.
+        """
+        self._stream.on_stopped(call)
 
     # For the server ---------------------------------------------------------------------------------------------------
 
@@ -365,8 +376,16 @@ class Request(AsyncIterator[bytes]):
         return self._http3.data_frame(self._stream.id, whole) + data
 
     async def _write(self, data: bytes) -> None:
-        for start in range(0, len(data), WRITE_SIZE):
-            await self._stream.write(data if len(data) <= WRITE_SIZE else data[start : start + WRITE_SIZE])
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
+        before = self._stream.bytes_written
+        try:
+            for start in range(0, len(data), WRITE_SIZE):
+                await self._stream.write(data if len(data) <= WRITE_SIZE else data[start : start + WRITE_SIZE])
+        except asyncio.CancelledError:
+            # Half a frame is none, and whoever cancelled this call may go on.
+            self._unsent = data[self._stream.bytes_written - before :]
+            raise
         self._since_turn += len(data)
         # A write that need not wait gives the loop's other tasks no turn.
         if self._since_turn >= TURN_SIZE:
