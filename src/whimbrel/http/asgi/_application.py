@@ -1,0 +1,95 @@
+"""Calls an application for each request, and sees to what it leaves behind.
+
+An application's task is not the request's: what it does after its answer, or although its client has left, it may
+complete. Only a server that closes cancels it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from whimbrel._errors import ConnectionLost
+from whimbrel.http.asgi._errors import ClientDisconnected
+from whimbrel.http.asgi._exchange import Exchange
+from whimbrel.http.asgi._scope import http_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping
+    from typing import Any
+
+    from whimbrel.http._request import Request
+    from whimbrel.http.asgi._types import Application
+
+_log = logging.getLogger("whimbrel")
+
+
+class Caller:
+    """Handlers for `whimbrel.http.serve` that have an application answer.
+
+    Args:
+        app: that application.
+        state: what its lifespan left for requests.
+    """
+
+    def __init__(self, app: Application, state: Mapping[str, Any]) -> None:
+        self._app = app
+        self._state = state
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def answer(self, request: Request) -> None:
+        """Have the application answer a request."""
+        exchange = Exchange(request)
+        call = self._app(http_scope(request, self._state), exchange.receive, exchange.send)
+        task = self._start(call, f"whimbrel-asgi-{request.id}")
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            # The connection is gone, or the server closes.
+            exchange.disconnect(ConnectionLost(peer=request.connection.peer))
+            task.add_done_callback(_log_failure)
+            raise
+        if exchange.gone is not None and _is_no_news(task):
+            raise exchange.gone
+        task.result()
+        if not exchange.is_complete:
+            raise RuntimeError("the application returned before its answer was complete")
+
+    async def close(self) -> None:
+        """Cancel what still runs."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(set(self._tasks))
+
+    def _start(self, call: Awaitable[None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(_run(call), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _run(call: Awaitable[None]) -> None:
+    await call
+
+
+def _is_no_news(task: asyncio.Task[None]) -> bool:
+    """Whether an application whose client has left did nothing but notice it."""
+    return task.cancelled() or (error := task.exception()) is None or _tells_of_leaving(error)
+
+
+def _tells_of_leaving(error: BaseException | None) -> bool:
+    """Frameworks raise errors of their own from ours, and groups of them."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_tells_of_leaving, error.exceptions))
+    while error is not None:
+        if isinstance(error, ClientDisconnected):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not _is_no_news(task):
+        _log.error("the application failed after its client had left", exc_info=task.exception())
