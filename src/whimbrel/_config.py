@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
@@ -36,6 +37,17 @@ class Migration:
     """Names of interfaces, the favourite first, matched as by a shell: ``["wlan*", "wwan*"]``. The kernel's preference
     orders those that match the same name, and then those that match none. No interface is avoided: with its betters
     gone or silent, the last one is used. `Connection.migrate` goes elsewhere all the same. Pinned sockets only."""
+    metered: Sequence[str] = ()
+    """Names of interfaces whose use costs, matched likewise: ``["wwan*"]``. They come after all others in the order of
+    preference, are asked in a silence when no other network answers, and never taken because another loses packets.
+    Linux itself knows of no such mark, only daemons like NetworkManager do, so whoever knows has to say. Pinned sockets
+    only."""
+    max_time_on_non_default: float = math.inf
+    """Seconds after which the preferred network (the kernel's default, but for `prefer` and `metered`) is asked again
+    whatever led away from it, and returned to when it answers. Without bound, what `Connection.migrate` chose lasts
+    until the network changes, and a network that lost many packets is tried again after pauses that grow to ten
+    minutes. One that does not answer is not returned to, however long that takes. The name is Cronet's, which lets
+    such connections end; here they go on where they are."""
     policy: Callable[[Migration, Route | None], Policy] | None = None
     """Makes, for each connection, what decides about its path instead of whimbrel's own judgement: called with these
     settings and with the route in use. See `whimbrel.policy`. Not for unconnected sockets, which the kernel moves."""
@@ -45,11 +57,16 @@ class Migration:
             raise ValueError(f"sockets must be 'pinned', 'unconnected' or 'connected', not {self.sockets!r}")
         if not self.outage > 0 or not self.silence > 0:
             raise ValueError("outage and silence are seconds, and more than 0")
-        if isinstance(self.prefer, str) or not all(self.prefer):
-            raise ValueError(f"prefer is a sequence of names such as ['wlan*', 'wwan*'], not {self.prefer!r}")
-        object.__setattr__(self, "prefer", tuple(self.prefer))
-        if self.prefer and self.sockets != "pinned":
-            raise ValueError(f"prefer needs sockets='pinned': with {self.sockets!r} the kernel's preference counts")
+        if not self.max_time_on_non_default > 0:
+            raise ValueError("max_time_on_non_default is seconds, and more than 0")
+        for option in ("prefer", "metered"):
+            names = getattr(self, option)
+            if isinstance(names, str) or not all(names):
+                raise ValueError(f"{option} is a sequence of names such as ['wlan*', 'wwan*'], not {names!r}")
+            object.__setattr__(self, option, tuple(names))
+            if names and self.sockets != "pinned":
+                text = f"{option} needs sockets='pinned': with {self.sockets!r} the kernel's preference counts"
+                raise ValueError(text)
         if self.policy is not None and self.sockets == "unconnected":
             raise ValueError("policy needs sockets='pinned' or 'connected': the kernel moves unconnected ones")
         if self.policy is not None and not self.auto:
@@ -57,13 +74,16 @@ class Migration:
 
     def _in_order(self, routes: Sequence[Route]) -> Sequence[Route]:
         """Ways to a peer, the favourite first, when they come as the kernel prefers them."""
-        if not self.prefer:
+        if not self.prefer and not self.metered:
             return routes
         return sorted(routes, key=lambda route: self._rank(route.interface))
 
-    def _rank(self, interface: str) -> int:
+    def _rank(self, interface: str) -> tuple[bool, int]:
         matching = (rank for rank, pattern in enumerate(self.prefer) if fnmatchcase(interface, pattern))
-        return next(matching, len(self.prefer))
+        return self._is_metered(interface), next(matching, len(self.prefer))
+
+    def _is_metered(self, interface: str) -> bool:
+        return any(fnmatchcase(interface, pattern) for pattern in self.metered)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

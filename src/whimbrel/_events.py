@@ -7,13 +7,15 @@ from typing import Literal
 
 from whimbrel._path import Path
 
-Reason = Literal["preferred", "dead", "silent", "restored", "requested", "returned", "rolled-back", "peer", "rebinding"]
+Reason = Literal[
+    "preferred", "dead", "silent", "lossy", "restored", "requested", "returned", "rolled-back", "peer", "rebinding"
+]
 """Why a connection moved.
 
 ``preferred``: the kernel would now use another network; ``dead``: the old network went away; ``silent``: nothing came
-over it any more; ``restored``: a network is back after an outage; ``requested``: `Connection.migrate`; ``returned``:
-the kernel's choice answers again; ``rolled-back``: the new path carried nothing, or, on a server, the client did not
-prove in time that it is there (§9.3.2).
+over it any more; ``lossy``: it went on losing much of what was sent; ``restored``: a network is back after an outage;
+``requested``: `Connection.migrate`; ``returned``: the kernel's choice answers again; ``rolled-back``: the new path
+carried nothing, or, on a server, the client did not prove in time that it is there (§9.3.2).
 
 On a server: ``peer``: the client was found at another address; ``rebinding``: at another port of the same one, as
 happens when a NAT forgets (§9.3), or when the client took a new socket.
@@ -50,7 +52,8 @@ class PathRejected:
     """Another network was considered and not used."""
 
     interface: str
-    reason: Literal["no-answer", "no-route", "migration-disabled", "connection-ids-exhausted"]
+    reason: Literal["no-answer", "no-route", "migration-disabled", "connection-ids-exhausted", "lossy"]
+    """``lossy``: it was asked several times, because a path had lost much, and did not always answer."""
 
 
 @dataclass(frozen=True, slots=True)

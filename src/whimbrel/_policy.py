@@ -18,6 +18,10 @@ The rules
 12. The interface is renamed, or the kernel prefers another of its addresses while ours is still there: stay. A way that
     is back in a blink, the same as it was: go on as if nothing had been.
 13. The machine was suspended: that was an outage, under rule 7, of which nobody could tell.
+14. A path that goes on losing much of what we send: ask another network, several times; each time it answers: move
+    there. The one that was left is returned to when it, too, answers each time.
+15. A metered network is the last choice: never taken for losses, and asked in a silence when nobody else answers.
+16. After `max_time_on_non_default` the preferred network is asked again, and one answer is enough, whatever led away.
 
 The states
 
@@ -117,6 +121,22 @@ FLAP_MEMORY: Final = 10.0
 FLAP_HOLD: Final = (1.0, 5.0)
 """How long a network that came and went must stay before it is asked; doubled each time."""
 
+LOSS: Final = 0.1
+"""What a path may lose of the packets that we send. With a tenth lost, a congestion controller that goes by losses
+sends four a round trip, whatever the rate of the network; a full queue alone costs a few in a hundred."""
+LOSS_SPAN: Final = (2.0, 50)
+"""Seconds, and packets, for which losses are counted at least, before that is called much: of fewer, chance decides."""
+LOSSY_SPANS: Final = 2
+"""So many such spans in a row: a tunnel, or a queue that was overfilled once, loses as much, and is over."""
+TRIAL: Final = 5
+"""Probes that another network has to answer without exception: one as bad (a fifth lost on the way there, and a fifth
+on the way back) does so one time in ten."""
+TRIAL_PAUSE: Final = 0.2
+"""Between these: whoever loses packets loses several that follow each other."""
+LOSSY_PAUSE: Final = (30.0, 600.0)
+"""First and longest pause before a network that was left for its losses is tried again; each is twice the last, since
+probes may pass where a transfer does not."""
+
 DEAD: Final = frozenset(
     {
         errno.ENETUNREACH,
@@ -147,6 +167,13 @@ class Asked:
     sent: int
     next: float
     """When to ask again, or to stop asking."""
+    needed: int = 1
+    """Answers that prove it good, while the active path still carries."""
+    answers: int = 0
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self.sent >= max(PROBES, self.needed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +260,9 @@ class Pause:
     until: float
     length: float
     left: bool
-    """We were on it when it fell silent, so going there again is a return."""
+    """We were on it when it fell silent, or lost much, so going there again is a return."""
+    lossy: bool = False
+    """It was left for its losses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +271,15 @@ class Flaps:
 
     count: int
     last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How many packets had been sent and lost when it began."""
+
+    since: float
+    sent: int
+    lost: int
 
 
 # The policy ----------------------------------------------------------------------------------------------------------
@@ -277,6 +315,10 @@ class MigrationPolicy:
         self._pauses: dict[Route, Pause] = {}
         self._flaps: dict[Route, Flaps] = {}
         self._preferred_since = -math.inf
+        self._span: Span | None = None
+        self._lossy_spans = 0  # in a row, on the active path
+        self._away_since: float | None = None  # not on the preferred network; None: there
+        self._called_back = False  # … for so long that it is asked whatever led away
         self._rtts: dict[Route, float] = {}  # as probes have measured them
         self._left: dict[Route, float] = {}  # when each route was last moved away from
         self._probes_paid_until = -math.inf  # the rate limit's only memory: see _may_probe
@@ -299,6 +341,8 @@ class MigrationPolicy:
         # RFC 9000 §9: a client must not migrate before the handshake is confirmed. A network that dies in the
         # handshake is the dial's business, which has other addresses to try.
         if facts.confirmed:
+            self._count_losses(facts, now)
+            self._count_time_away(now)
             actions += self._listen(facts, now)
             if self._waiting_request is not None and not isinstance(event, MoveRequested):
                 waiting, self._waiting_request = self._waiting_request, None
@@ -356,7 +400,7 @@ class MigrationPolicy:
         # cannot ask, and would move on trust, a change elsewhere is no reason to try again.
         self._pauses = {r: p for r, p in self._pauses.items() if r in routes and r in before}
         if not self._server_silent:
-            self._end_pauses(now)
+            self._end_pauses(now, lossy=False)
         self._flaps = {r: f for r, f in self._flaps.items() if now - f.last < FLAP_MEMORY}
         self._left = {r: at for r, at in self._left.items() if r in routes}
         self._rtts = {r: rtt for r, rtt in self._rtts.items() if r in routes}
@@ -410,6 +454,38 @@ class MigrationPolicy:
     def _suspect(self) -> bool:
         return isinstance(self._watch, Pinged) and self._watch.suspect
 
+    # Is it a bad one? ------------------------------------------------------------------------------------------------
+
+    def _count_losses(self, facts: Facts, now: float) -> None:
+        """Rule 14. While anything comes, `_listen` has this called several times a second.
+
+        What is lost of that which the server sends, nobody here is told. A receiver's own packets are acknowledgements
+        and a few window updates: enough to tell where a network loses both ways, as radios do.
+        """
+        span, sent, lost = self._span, facts.packets_sent, facts.packets_lost
+        if span is None or isinstance(self._state, Settling | Held):
+            self._span, self._lossy_spans = Span(now, sent, lost), 0  # What is lost by now, the old path has lost.
+        elif now >= span.since + LOSS_SPAN[0] and sent >= span.sent + LOSS_SPAN[1]:
+            self._lossy_spans = self._lossy_spans + 1 if lost - span.lost >= LOSS * (sent - span.sent) else 0
+            self._span = Span(now, sent, lost)
+
+    @property
+    def _lossy(self) -> bool:
+        # Where nobody can be asked, a path that carries something is not left for one of which nothing is known.
+        return self._lossy_spans >= LOSSY_SPANS and self._settings.sockets == "pinned" and not self._server_silent
+
+    def _count_time_away(self, now: float) -> None:
+        """Rule 16."""
+        if self.active is None or not self.routes or _carries(self.routes[0], self.active):
+            self._away_since, self._called_back = None, False
+            return
+        if self._away_since is None:
+            self._away_since = now
+        if not self._called_back and now >= self._away_since + self._settings.max_time_on_non_default:
+            self._called_back, self._chosen = True, False
+            if self.routes[0] in self._pauses:
+                self._pauses[self.routes[0]] = replace(self._pauses[self.routes[0]], until=now, lossy=False)
+
     # What happened ---------------------------------------------------------------------------------------------------
 
     def _happened(self, event: Event, facts: Facts, now: float) -> list[Action]:
@@ -423,12 +499,11 @@ class MigrationPolicy:
                 self._revive_after = now + self._revive_pause
                 self._revive_pause = min(REVIVAL[1], 2 * self._revive_pause)
                 return self._move(route, "restored", facts, now, proven=True)
-            case Probing(reason, asked), ProbeAnswered(route, rtt) if any(a.route == route for a in asked):
-                report: list[Action] = [Report(PathProbed(route.interface, rtt))]
-                return report + self._answered(route, reason, facts, now)
+            case Probing(asked=asked) as probing, ProbeAnswered(route, rtt) if any(a.route == route for a in asked):
+                return self._answered(probing, route, rtt, facts, now)
             case Probing(reason, asked), ProbeAnswered(route) if route == self.active:
-                # The control was answered: those who had their three probes are silent by themselves.
-                self._state = Probing(reason, tuple(replace(a, next=now) if a.sent == PROBES else a for a in asked))
+                # The control was answered: those who had all their probes are silent by themselves.
+                self._state = Probing(reason, tuple(replace(a, next=now) if a.is_exhausted else a for a in asked))
             case _, ProbeAnswered():
                 pass  # Too late: the network changed, or the active path was heard again, while we were asking.
 
@@ -461,11 +536,16 @@ class MigrationPolicy:
         self._pauses.pop(wanted, None)
         return []
 
-    def _answered(self, route: Route, reason: Reason, facts: Facts, now: float) -> list[Action]:
-        if reason != "silent":
-            return self._move_with_new_id(route, reason, True, facts, now)
-        # Where not, the active path was heard in the meantime.
-        return self._leave_silent(route, facts, now) if self._suspect else []
+    def _answered(self, probing: Probing, route: Route, rtt: float, facts: Facts, now: float) -> list[Action]:
+        report: list[Action] = [Report(PathProbed(route.interface, rtt))]
+        if probing.reason == "silent":
+            # Where not, the active path was heard in the meantime.
+            return report + (self._leave_silent(route, facts, now) if self._suspect else [])
+        asked = tuple(replace(a, answers=a.answers + 1) if a.route == route else a for a in probing.asked)
+        if any(a.route == route and a.answers < a.needed for a in asked):
+            self._state = replace(probing, asked=asked)
+            return []
+        return report + self._move_with_new_id(route, probing.reason, True, facts, now)
 
     def _refused(self, facts: Facts, now: float) -> list[Action]:
         """Rule 2, by the kernel's word: interface, address or route is gone, and the news of it are still to come."""
@@ -532,13 +612,21 @@ class MigrationPolicy:
         route, reason = wish
         if self._server_silent:
             return self._move_with_new_id(route, reason, False, facts, now)
-        return self._probe(Probing(reason, (Asked(route, 0, now),)), facts, now)
+        lossy = reason == "lossy" or (reason == "returned" and self._pauses[route].lossy)
+        return self._probe(Probing(reason, (Asked(route, 0, now, TRIAL if lossy else 1),)), facts, now)
 
     def _wish(self) -> tuple[Route, Reason] | None:
         """Where we would rather be, and why."""
         if self._requested is not None and self._requested != self.active:
             return self._requested, "requested"
-        if not self._settings.auto or self._chosen or not self.routes or _carries(self.routes[0], self.active):
+        if not self._settings.auto or self._chosen or not self.routes:
+            return None
+        others = [r for r in self._others() if not self._is_metered(r)]
+        if self._lossy and others:
+            soonest = min(others, key=lambda r: self._pauses[r].until if r in self._pauses else -math.inf)
+            if soonest != self.routes[0]:
+                return soonest, "lossy"
+        if _carries(self.routes[0], self.active):
             return None
         pause = self._pauses.get(self.routes[0])
         return self.routes[0], "returned" if pause is not None and pause.left else "preferred"
@@ -566,10 +654,11 @@ class MigrationPolicy:
             if not self._suspect:  # Heard again, or nothing is due any more.
                 return self._steady(facts, now)
             known = {a.route for a in asked}
-            asked += [Asked(r, 0, now) for r in self._others() if r not in known and self._may_answer(r, now)]
+            asked += [Asked(r, 0, now) for r in self._askable(now) if r not in known]
         elif self._suspect and self._may_search(facts):
             # The path that we were in no hurry to leave fell silent.
-            return self._probe(Probing("silent", tuple(asked)), facts, now)
+            anew = tuple(Asked(a.route, 0, now) if a.needed > 1 else a for a in asked)
+            return self._probe(Probing("silent", anew), facts, now)
         else:
             wish = self._wish()
             if wish is None or wish[0] not in {a.route for a in asked}:
@@ -581,10 +670,10 @@ class MigrationPolicy:
         for a in asked:
             if now < a.next:
                 kept.append(a)
-            elif a.sent < PROBES:
+            elif not a.is_exhausted:
                 if self._may_probe(now):
                     actions.append(Probe(a.route))
-                    kept.append(Asked(a.route, a.sent + 1, now + probe_wait(a.sent, facts)))
+                    kept.append(replace(a, sent=a.sent + 1, next=now + _answer_wait(a, facts)))
                 else:
                     kept.append(replace(a, next=self._next_probe()))
             elif self._control_wanted(facts) and self._may_probe(now) and self.active is not None:
@@ -593,7 +682,7 @@ class MigrationPolicy:
                 actions.append(ControlProbe(self.active))
                 kept.append(replace(a, next=now + CONTROL_WAIT))
             else:
-                actions += self._reject(a.route, "no-answer", now)
+                actions += self._reject(a.route, "no-answer", now) if not a.answers else self._fell_short(a.route, now)
         self._state = Probing(probing.reason, tuple(kept))
         return actions if kept else actions + self._steady(facts, now)
 
@@ -623,18 +712,31 @@ class MigrationPolicy:
             actions.append(Refuse(reason))
         return actions
 
-    def _penalise(self, route: Route, now: float, *, first: float = RETRY[0], left: bool = False) -> None:
+    def _fell_short(self, route: Route, now: float) -> list[Action]:
+        """It answered, but not each time."""
+        self._penalise(route, now, first=ROLLED_BACK_PAUSE)
+        return [Report(PathRejected(route.interface, "lossy"))]
+
+    def _penalise(
+        self, route: Route, now: float, *, first: float = RETRY[0], left: bool = False, lossy: bool = False
+    ) -> None:
         """Rule 3: a pause that grows from failure to failure; after a good while without one, the first again."""
         old = self._pauses.get(route)
         recent = old is not None and now < old.until + 2 * old.length
         # In a silence nobody is served meanwhile, so the others are asked as often as the path itself.
-        longest = LONGEST_PING if self._suspect else RETRY[1]
+        lossy = lossy or (old is not None and old.lossy)
+        longest = LONGEST_PING if self._suspect else LOSSY_PAUSE[1] if lossy else RETRY[1]
         length = min(longest, max(first, 2 * old.length)) if old is not None and recent else first
-        self._pauses[route] = Pause(now + length, length, left or (old is not None and old.left))
+        self._pauses[route] = Pause(now + length, length, left or (old is not None and old.left), lossy)
 
-    def _end_pauses(self, now: float, spare: float = 0.0) -> None:
-        """Networks may be asked again at once, but ``spare`` seconds after they were left at the earliest."""
+    def _end_pauses(self, now: float, *, spare: float = 0.0, lossy: bool = True) -> None:
+        """Networks may be asked again at once, but ``spare`` seconds after they were left at the earliest.
+
+        ``lossy``: also those that were left for their losses, which answer whatever happens.
+        """
         for route, pause in self._pauses.items():
+            if pause.lossy and not lossy:
+                continue
             # How long the pauses had grown is remembered.
             at = max(now, self._left.get(route, -math.inf) + spare)
             self._pauses[route] = replace(pause, until=min(pause.until, at))
@@ -650,7 +752,7 @@ class MigrationPolicy:
     def _search(self, facts: Facts, now: float) -> list[Action]:
         """The active path carries nothing: ask all the others, and as a last resort trust one of them."""
         others = self._others()
-        fresh = tuple(Asked(r, 0, now) for r in others if self._may_answer(r, now))
+        fresh = tuple(Asked(r, 0, now) for r in self._askable(now))
         if fresh and not self._server_silent:
             return self._probe(Probing("silent", fresh), facts, now)
         # Rule 10. Nobody answered, but we do not know that this server ever would, and here is nothing to lose. A
@@ -658,9 +760,14 @@ class MigrationPolicy:
         if others and not self._server_answers and now >= self._leap_after:
             self._leap_after = now + self._leap_pause
             self._leap_pause = min(RETRY[1], 2 * self._leap_pause)
-            longest_left = min(others, key=lambda r: self._left.get(r, -math.inf))
+            longest_left = min(others, key=lambda r: (self._is_metered(r), self._left.get(r, -math.inf)))
             return self._leave_silent(longest_left, facts, now)
         return []
+
+    def _askable(self, now: float) -> list[Route]:
+        """Whom to ask in a silence. Rule 15: a metered network is asked when there is no other to ask."""
+        askable = [r for r in self._others() if self._may_answer(r, now)]
+        return [r for r in askable if not self._is_metered(r)] or askable
 
     def _may_answer(self, route: Route, now: float) -> bool:
         """Whether to ask, in a silence. Who did not answer is not asked again where a move on trust may come first."""
@@ -733,7 +840,9 @@ class MigrationPolicy:
         left, self.active = self.active, next((r for r in self.routes if r == route), route)  # By its newest name.
         if left is not None:
             self._left[left] = now
-        worked = reason in ("preferred", "returned", "requested") and not self._suspect
+        worked = reason in ("preferred", "returned", "requested", "lossy") and not self._suspect
+        if left is not None and reason == "lossy":
+            self._penalise(left, now, first=LOSSY_PAUSE[0], left=True, lossy=True)
         # The PTO is the old path's; the new one may be the slower.
         patience = min(max(3 * facts.pto, 3 * self._rtts.get(route, 0.0), PATIENCE[0]), PATIENCE[1])
         self._state = Settling(left if worked else None, now, now + patience)
@@ -764,7 +873,7 @@ class MigrationPolicy:
         assert self.active is not None  # Settling follows a move.
         if facts.heard > settling.since:
             if self.active in self._pauses:
-                self._pauses[self.active] = replace(self._pauses[self.active], left=False)
+                self._pauses[self.active] = replace(self._pauses[self.active], left=False, lossy=False)
             self._leap_after, self._leap_pause = now, RETRY[0]
             self._revive_after, self._revive_pause = now, REVIVAL[0]
             return self._arrived() + self._steady(facts, now)
@@ -788,6 +897,9 @@ class MigrationPolicy:
 
     def _others(self) -> list[Route]:
         return [r for r in self.routes if r != self.active]
+
+    def _is_metered(self, route: Route) -> bool:
+        return self._settings._is_metered(route.interface)
 
     def _best(self, routes: list[Route] | tuple[Route, ...]) -> Route:
         return next((r for r in routes if r == self._requested), routes[0])
@@ -874,7 +986,10 @@ class MigrationPolicy:
         revival = self._revival(facts)
         if revival is not None:
             times.append(revival)
-        return max(now, min(times)) if times else None
+        if self._away_since is not None and not self._called_back:
+            times.append(self._away_since + self._settings.max_time_on_non_default)
+        earliest = min(times, default=math.inf)
+        return max(now, earliest) if earliest < math.inf else None
 
 
 def _carries(route: Route, used: Route | None) -> bool:
@@ -884,6 +999,13 @@ def _carries(route: Route, used: Route | None) -> bool:
 
 def _two_ptos(facts: Facts) -> float:
     return 2 * max(facts.pto, PTO_FLOOR)
+
+
+def _answer_wait(asked: Asked, facts: Facts) -> float:
+    """How long to wait after the next probe."""
+    if asked.needed == 1 or asked.sent + 1 == asked.needed:
+        return probe_wait(min(asked.sent, PROBES - 1), facts)
+    return TRIAL_PAUSE
 
 
 def probe_wait(sent: int, facts: Facts) -> float:

@@ -39,6 +39,10 @@ class Facts(Protocol):
     def confirmed(self) -> bool: ...  # the handshake is (RFC 9001 §4.1.2)
     @property
     def best_rtt(self) -> float: ...  # smallest known to this peer, on any path
+    @property
+    def packets_sent(self) -> int: ...  # on all paths so far …
+    @property
+    def packets_lost(self) -> int: ...  # … and of these, how many are taken for lost (RFC 9002 §6)
 
 
 # Events --------------------------------------------------------------------------------------------------------------

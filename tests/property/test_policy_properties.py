@@ -66,6 +66,8 @@ class Known:
     peer_forbids: bool = False
     confirmed: bool = True
     best_rtt: float = 0.005
+    packets_sent: int = 0
+    packets_lost: int = 0
 
 
 @dataclass

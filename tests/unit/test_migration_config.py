@@ -79,6 +79,37 @@ def test_only_pinned_sockets_can_prefer(sockets: Literal["unconnected", "connect
         Migration(sockets=sockets, prefer=["wlan*"])
 
 
+# metered, max_time_on_non_default ---------------------------------------------------------------------------------
+
+
+def test_metered_networks_come_last_whoever_prefers_them() -> None:
+    routes = [CELLULAR, CABLE, MODEM, WIFI]
+    assert list(Migration(metered=["wwan*"])._in_order(routes)) == [CABLE, WIFI, CELLULAR, MODEM]
+    assert list(Migration(metered=["wwan*"], prefer=["wwan1", "wlan*"])._in_order(routes)) == [
+        WIFI,
+        CABLE,
+        MODEM,
+        CELLULAR,
+    ]
+
+
+@pytest.mark.parametrize("sockets", ["connected", "unconnected"])
+def test_where_the_kernel_chooses_metered_is_refused(sockets: Literal["connected", "unconnected"]) -> None:
+    with pytest.raises(ValueError, match="metered needs"):
+        Migration(sockets=sockets, metered=["wwan*"])
+
+
+def test_metered_is_a_sequence_of_names() -> None:
+    with pytest.raises(ValueError, match="metered is a sequence"):
+        Migration(metered="wwan*")
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
+def test_time_on_non_default_is_more_than_none(seconds: float) -> None:
+    with pytest.raises(ValueError, match="max_time_on_non_default"):
+        Migration(max_time_on_non_default=seconds)
+
+
 # A policy of one's own ------------------------------------------------------------------------------------------------
 
 

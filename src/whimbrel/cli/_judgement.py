@@ -29,6 +29,8 @@ class Standing:
     heard: float = 0.0
     due: bool = False
     confirmed: bool = True
+    packets_sent: int = 0
+    packets_lost: int = 0
 
     @property
     def pto(self) -> float:
