@@ -16,6 +16,10 @@
 May change at any time, until the documentation says otherwise.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from whimbrel.http._client import Body, Client, ConnectOptions, connect
 from whimbrel.http._files import FilePart
 from whimbrel.http._headers import Headers
@@ -25,6 +29,10 @@ from whimbrel.http._response import RequestRejected, Response
 from whimbrel.http._server import Handler, ServeOptions, Server, serve
 from whimbrel.http._tunnel import Tunnel, TunnelRefused
 from whimbrel.http._url import InvalidUrl, Url
+
+if TYPE_CHECKING:
+    from whimbrel.http._httpx import AsyncTransport as AsyncTransport
+    from whimbrel.http._httpx_sync import Transport as Transport
 
 __all__ = [
     "Body",
@@ -48,3 +56,16 @@ __all__ = [
     "connect",
     "serve",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Only who asks for the transports needs httpx.
+    if name == "AsyncTransport":
+        from whimbrel.http._httpx import AsyncTransport
+
+        return AsyncTransport
+    if name == "Transport":
+        from whimbrel.http._httpx_sync import Transport
+
+        return Transport
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
