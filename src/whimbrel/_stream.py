@@ -12,7 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Self
 
 from whimbrel._errors import Busy, StreamStopped
-from whimbrel._stream_base import CHUNK, Half, ReceivingHalf, SendingHalf, drop
+from whimbrel._stream_base import CHUNK, LINE_LIMIT, Half, ReceivingHalf, SendingHalf, drop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -263,6 +263,27 @@ class SendStream(_Handle, SendingHalf):
 
 class Stream(ReceiveStream, SendStream):
     """Both directions. Leaving ``async with`` finishes it; with an exception, both directions are given up."""
+
+    def as_asyncio(self, *, limit: int = LINE_LIMIT) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """This stream as asyncio's reader and writer, for code that was written for these.
+
+        They are asyncio's own, over a transport of ours: ``drain``, ``write_eof``, ``readuntil``, ``wait_closed`` and
+        back-pressure, both ways, are as ever. ``get_extra_info`` knows ``peername``, ``sockname``, ``whimbrel_path``,
+        ``whimbrel_stream`` and ``whimbrel_connection``. From now on the stream belongs to the pair.
+
+        ``writer.close()`` sends what was written and then FIN, and tells the peer that nothing more is read; to know
+        that it was sent, await ``writer.wait_closed()`` before the connection is closed. A writer that is dropped
+        unclosed gives a ResourceWarning, and the stream is reset: half of something must not look whole.
+
+        Args:
+            limit: bytes in the longest line; with twice as many unread, the peer is held back.
+
+        Raises:
+            Busy: a task reads this stream.
+        """
+        from whimbrel._asyncio_pair import as_asyncio
+
+        return as_asyncio(self, limit)
 
     def _leave(self, error: BaseException | None) -> None:
         self._leave_receiving(error)
