@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.asyncio.server import serve
 from aioquic.h3.connection import H3Connection
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
@@ -168,3 +169,54 @@ async def other_client(certificates: Certificates, server: http.Server) -> Async
     async with connect(host, port, configuration=configuration, create_protocol=OtherClient) as client:
         assert isinstance(client, OtherClient)
         yield client
+
+
+class OtherServer(QuicConnectionProtocol):
+    """aioquic's own server. It accepts every CONNECT and sends back what comes; what it saw is there to be read."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.asked: dict[int, Fields] = {}
+        self.closed: ConnectionTerminated | None = None
+        self.resets: dict[int, int] = {}
+        self.answer: Fields = [(b":status", b"200")]
+
+    def quic_event_received(self, event: QuicEvent) -> None:
+        match event:
+            case ProtocolNegotiated():
+                self.h3 = H3Connection(self._quic, enable_webtransport=True)
+            case StreamReset(stream_id=stream, error_code=code):
+                self.resets[stream] = code
+            case ConnectionTerminated():
+                self.closed = event
+        if hasattr(self, "h3"):
+            for h3_event in self.h3.handle_event(event):
+                self.received(h3_event)
+        self.transmit()
+
+    def received(self, event: H3Event) -> None:
+        match event:
+            case HeadersReceived(stream_id=stream, headers=headers):
+                self.asked[stream] = headers
+                self.h3.send_headers(stream, self.answer)
+            case DataReceived(stream_id=stream, data=data, stream_ended=ended):
+                self.h3.send_data(stream, data, ended)
+
+
+@contextlib.asynccontextmanager
+async def other_server(certificates: Certificates) -> AsyncIterator[tuple[list[OtherServer], int]]:
+    """A server of aioquic's: its connections, and its port."""
+    connections: list[OtherServer] = []
+
+    def begin(*args: Any, **options: Any) -> OtherServer:
+        connections.append(OtherServer(*args, **options))
+        return connections[-1]
+
+    configuration = QuicConfiguration(is_client=False, alpn_protocols=["h3"], max_datagram_frame_size=65536)
+    configuration.load_cert_chain(*map(str, certificates.pair))
+    server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=begin)
+    try:
+        assert server._transport is not None, "it listens"
+        yield connections, server._transport.get_extra_info("sockname")[1]
+    finally:
+        server.close()

@@ -248,7 +248,7 @@ class Tunnel(Stream):
                 raise AssertionError(f"{event} has nothing to do with a tunnel")
 
     def _try_write(self, data: bytes | memoryview) -> int:
-        if not len(data):
+        if not len(data) or self._finished:
             return super()._try_write(b"")  # It may say that nothing can be written any more.
         if not self._due and not self._head:
             self._check_writer()
