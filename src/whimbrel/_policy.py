@@ -799,7 +799,8 @@ class MigrationPolicy:
 
     def _leave_silent(self, route: Route, facts: Facts, now: float) -> list[Action]:
         if self.active is not None:
-            self._penalise(self.active, now, left=True)
+            # Where much was lost before, one answer would not say that it is over.
+            self._penalise(self.active, now, left=True, lossy=self._lossy_spans > 0)
         return self._move(route, "silent", facts, now, proven=self._server_answers)
 
     def _suspect_active(self, facts: Facts, now: float) -> None:

@@ -1343,6 +1343,17 @@ def test_a_path_that_loses_much_and_then_all_is_left_at_the_first_answer() -> No
     assert Migrate(CELLULAR, "silent") in journey.at(now + 0.71, ProbeAnswered(CELLULAR, 0.02))
 
 
+def test_a_path_that_lost_much_before_it_fell_silent_has_to_answer_each_time() -> None:
+    journey = busy(WIFI, CELLULAR)
+    send(journey, 0.0, 2.2, lost=0.15)
+    journey.run(2.7)
+    journey.at(2.7, ProbeAnswered(CELLULAR, 0.02))
+    assert journey.moves() == [Migrate(CELLULAR, "silent")]
+    told = send(journey, 2.8, 10.0)
+    assert [action for _, action in told if isinstance(action, Migrate)] == [Migrate(WIFI, "returned")]
+    assert len([action for _, action in told if action == Probe(WIFI)]) == 5
+
+
 def test_where_the_user_chose_to_be_losses_are_no_reason_to_leave() -> None:
     journey = busy(WIFI, CELLULAR)
     journey.at(0.0, MoveRequested(WIFI))
