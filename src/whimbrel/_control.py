@@ -2,8 +2,7 @@
 
 One question a turn for each peer, however many connections lead there; one subscription to the network's news; who has
 work under way learns of a change first, and a crowd one after another; one connection's trouble is not that of the
-others. Neither thread nor clock of its own: the driver's thread turns it, or,
-in virtual time, a simulated machine.
+others. Neither thread nor clock of its own: the driver's thread turns it, or, in virtual time, a simulated machine.
 """
 
 from __future__ import annotations
@@ -73,6 +72,7 @@ class Control:
         self._known: dict[str, Sequence[Route]] = {}  # in this turn …
         self._told: dict[str, Sequence[Route]] = {}  # … and ever
         self._herd: Herd[Steering] = Herd()
+        self._slept: dict[Steering, float] = {}  # who has not learned yet for how long the machine was suspended
         self._settling = Settling()
         self._news: NetworkNews = machine.subscribe()
         descriptor = self._news.fileno()
@@ -115,6 +115,7 @@ class Control:
             self._waiter.unregister(descriptor)
         self._forget_plan(steering)
         self._herd.discard(steering)
+        self._slept.pop(steering, None)
         self._questions.forget(steering)
         if all(each.remote[0] != steering.remote[0] for each in self._members):
             self._told.pop(steering.remote[0], None)
@@ -125,8 +126,13 @@ class Control:
         self._waiter.wake()
 
     def woke(self, slept: float) -> None:
-        """The machine was suspended for so many seconds: connections learn of it in the next turn, before all else."""
-        self._posted.extendleft(functools.partial(member.woke, slept) for member in self._members)
+        """The machine was suspended for so many seconds: connections learn of it in the next turn, before all else.
+
+        All of them will move, so that beyond the first fifty they take turns.
+        """
+        for member in self._members:
+            self._slept[member] = self._slept.get(member, 0.0) + slept
+        self._herd.add(self._by_work(list(self._members)))
 
     def close(self) -> None:
         """Give everything back. What was asked in the last moment is answered: by then, that it is over."""
@@ -174,6 +180,8 @@ class Control:
         """Do what is due, and what has become ready."""
         now = self._machine.now()
         self._known.clear()
+        if self._slept:
+            self._tell_herd(now)
         due = self._due(now)
         if self._settling.deadline is not None and self._settling.deadline <= now:
             due.append(self._ask_all)
@@ -182,8 +190,7 @@ class Control:
         posted = [self._posted.popleft() for _ in range(len(self._posted))]
         for act in (*posted, *ready, *due):
             self._do(act, now)
-        for member in self._herd.next(now):
-            self._do(member.ask_routes, now)
+        self._tell_herd(now)
         self._questions.close_old(now)
 
     @property
@@ -206,6 +213,11 @@ class Control:
                 self._forget_plan(member)
                 due.append(member.tick)
         return due
+
+    def _tell_herd(self, now: float) -> None:
+        for member in self._herd.next(now):
+            slept = self._slept.pop(member, None)
+            self._do(member.ask_routes if slept is None else functools.partial(member.woke, slept), now)
 
     def _do(self, act: Callable[[float], None], now: float) -> None:
         try:
