@@ -119,7 +119,20 @@ class ServerConfig:
         early_data: bool = False,  # accept 0-RTT
         keylog: bool = True,
         reset_key: bytes | None = None,  # secret behind stateless resets (RFC 9000 §10.3.2); None: a new one each time
+        worker: Worker | None = None,  # one of several processes: decides about reset_key and id_length
     ) -> Self: ...
+
+@final
+class Worker:
+    """One of several processes on one port: what they have in common, and its slot among so many."""
+    def __new__(cls, secret: bytes, slots: int, slot: int) -> Self: ...
+    def slot_of(self, id: bytes) -> int | None: ...  # the slot that issued a connection ID
+
+# Sockets on one address, of which each process gets one: descriptors that the caller owns.
+def listen_together(at: tuple[str, int], count: int) -> list[int]: ...
+
+# Who gets what of such sockets, of which any is given: for each slot one of them, by its place, and some for newcomers.
+def steer(socket: int, worker: Worker, sockets: Sequence[int], newcomers: Sequence[int]) -> None: ...
 
 @final
 class Facts:
@@ -230,6 +243,7 @@ class Endpoint:
         addresses: Sequence[tuple[str, int]],
         *,
         connected: bool = False,  # a connected socket for each client that has proven its address
+        adopted: Sequence[int] = (),  # descriptors from listen_together() instead of new sockets; they stay the caller's
         retry: str = "auto",  # or "always", "never"
         max_connections: int | None = None,
         simulated: bool = False,

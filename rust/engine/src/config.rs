@@ -26,7 +26,9 @@ use crate::{
     qlog::{Log, Place},
     sessions::SessionStore,
     slow_start::SlowStartConfig,
+    steering::{ID_LENGTH, SlotIds},
     tls::{ClientTls, ServerTls},
+    workers::Worker,
 };
 
 /// What a caller gave cannot be used; the text says which part and why.
@@ -268,6 +270,8 @@ pub struct ServerOptions {
     pub reset_key: Option<Vec<u8>>,
     /// Take what resuming clients send before the handshake is complete (0-RTT).
     pub early_data: bool,
+    /// There are others on the same port. Then length and reset key are not this one's to choose.
+    pub worker: Option<Worker>,
 }
 
 /// Tickets that a server which takes early data remembers: each is good for one use, which is what stops replays (RFC
@@ -278,7 +282,8 @@ const TICKETS: usize = 16_384;
 pub struct ServerConfig {
     pub(crate) inner: Arc<quinn_proto::ServerConfig>,
     pub(crate) id_length: usize,
-    pub(crate) reset_key: Option<Vec<u8>>,
+    reset_key: Option<Vec<u8>>,
+    worker: Option<Worker>,
     transports: Transports,
 }
 
@@ -310,6 +315,8 @@ impl ServerConfig {
             // RFC 9001 §4.6.1: no other value is allowed; the limit is flow control's.
             tls.max_early_data_size = u32::MAX;
             tls.session_storage = ServerSessionMemoryCache::new(TICKETS);
+        } else if let Some(worker) = &options.worker {
+            tls.ticketer = worker.tickets(client_ca);
         } else {
             tls.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(fail("session tickets"))?;
         }
@@ -320,7 +327,28 @@ impl ServerConfig {
         let transports = Transports::new(transport)?;
         let mut inner = quinn_proto::ServerConfig::with_crypto(Arc::new(ServerTls(Arc::new(crypto))));
         inner.transport_config(transports.shared.clone()).migration(options.migration);
-        Ok(Self { inner: Arc::new(inner), id_length: options.id_length, reset_key: options.reset_key, transports })
+        if let Some(worker) = &options.worker {
+            inner.token_key(Arc::new(worker.token_key()));
+        }
+        let id_length = if options.worker.is_some() { ID_LENGTH } else { options.id_length };
+        let (reset_key, worker) = (options.reset_key, options.worker);
+        Ok(Self { inner: Arc::new(inner), id_length, reset_key, worker, transports })
+    }
+
+    /// What its endpoint goes by.
+    pub(crate) fn endpoint(&self) -> Arc<EndpointConfig> {
+        let Some(worker) = &self.worker else {
+            return endpoint_config(self.id_length, None, self.reset_key.as_deref());
+        };
+        let mut config = EndpointConfig::default();
+        let (steering, slot) = (worker.steering, worker.slot);
+        config
+            .reset_key(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &worker.reset_key())))
+            .cid_generator(move || Box::new(SlotIds::new(steering, slot)))
+            // Who takes a dead worker's place has many to tell at once. Resets do not answer each other for long: each
+            // is shorter than what it answers (RFC 9000 §10.3.3).
+            .min_reset_interval(Duration::from_millis(1));
+        Arc::new(config)
     }
 
     /// For one connection, with the log that it writes. `None`: as for all.

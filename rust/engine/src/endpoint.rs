@@ -107,8 +107,7 @@ impl Endpoint {
 
     /// `seed`: as of `client`.
     pub fn server(config: &ServerConfig, admission: Admission, seed: Option<u64>) -> Self {
-        let endpoint = endpoint_config(config.id_length, None, config.reset_key.as_deref());
-        let endpoint = quinn_proto::Endpoint::new(endpoint, Some(config.inner.clone()), true, seed.map(widen));
+        let endpoint = quinn_proto::Endpoint::new(config.endpoint(), Some(config.inner.clone()), true, seed.map(widen));
         let mut server = Self::new(endpoint, Some(config.clone()));
         (server.admission, server.id_length) = (admission, config.id_length);
         server

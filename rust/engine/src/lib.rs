@@ -17,8 +17,10 @@ mod peer_path;
 mod qlog;
 mod sessions;
 mod slow_start;
+mod steering;
 mod tally;
 mod tls;
+mod workers;
 
 pub use admission::{Admission, MANY_HANDSHAKES, Retry};
 pub use config::{
@@ -28,4 +30,6 @@ pub use connection::{Connection, Ended, Facts, Read, Statistics, StreamFailure};
 pub use endpoint::{ConnectError, Datagram, Endpoint, Received, Transmit};
 pub use news::{Kind, News};
 pub use sessions::SessionStore;
+pub use steering::{Instruction, Steering};
 pub use tally::{Dropped, Tally};
+pub use workers::Worker;

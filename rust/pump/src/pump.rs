@@ -63,6 +63,8 @@ pub struct Listening {
     pub addresses: Vec<SocketAddr>,
     /// Each client that has proven its address gets a socket of its own, connected to it.
     pub connected: bool,
+    /// Sockets that are open already, as `Socket::group` gives them, in place of those that the addresses would need.
+    pub adopted: Vec<RawFd>,
     pub admission: Admission,
 }
 
@@ -117,7 +119,11 @@ impl Pump {
         let wire = match time {
             Time::Real(_) => {
                 let mut sockets = Sockets::new()?;
-                for &address in &listening.addresses {
+                for &descriptor in &listening.adopted {
+                    sockets.add(Socket::adopted(descriptor)?)?;
+                }
+                let addresses = if listening.adopted.is_empty() { &listening.addresses[..] } else { &[] };
+                for &address in addresses {
                     let socket = Socket::wildcard(address)?;
                     if listening.connected {
                         socket.share_port()?;

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use whimbrel_engine as engine;
 
-use crate::{convert::seconds, error::Error};
+use crate::{convert::seconds, error::Error, workers::Worker};
 
 /// What connections remember for the next ones.
 #[pyclass(frozen, module = "whimbrel._core")]
@@ -102,7 +102,7 @@ pub(crate) struct ServerConfig(pub(crate) engine::ServerConfig);
 impl ServerConfig {
     #[new]
     #[pyo3(signature = (*, alpn, certificate, key, transport, client_roots=None, migration=true, id_length=8,
-        early_data=false, keylog=true, reset_key=None))]
+        early_data=false, keylog=true, reset_key=None, worker=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
         alpn: Vec<Vec<u8>>,
@@ -115,8 +115,10 @@ impl ServerConfig {
         early_data: bool,
         keylog: bool,
         reset_key: Option<Vec<u8>>,
+        worker: Option<&Worker>,
     ) -> PyResult<Self> {
-        let options = engine::ServerOptions { migration, id_length, early_data, keylog, reset_key };
+        let worker = worker.map(|worker| worker.0.clone());
+        let options = engine::ServerOptions { migration, id_length, early_data, keylog, reset_key, worker };
         let config = engine::ServerConfig::new(alpn, certificate, key, client_roots, &transport.0, options);
         Ok(Self(config.map_err(Error::from)?))
     }

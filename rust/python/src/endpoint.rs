@@ -29,7 +29,8 @@ impl Endpoint {
 
     #[staticmethod]
     #[pyo3(signature = (
-        config, addresses, *, connected=false, retry="auto", max_connections=None, simulated=false, seed=None
+        config, addresses, *, connected=false, adopted=Vec::new(), retry="auto", max_connections=None, simulated=false,
+        seed=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
     fn server(
@@ -37,6 +38,7 @@ impl Endpoint {
         config: &ServerConfig,
         addresses: Vec<Address>,
         connected: bool,
+        adopted: Vec<RawFd>,
         retry: &str,
         max_connections: Option<u64>,
         simulated: bool,
@@ -51,7 +53,7 @@ impl Endpoint {
             other => return Err(PyValueError::new_err(format!("{other:?} is no way to use Retry"))),
         };
         let admission = Admission { retry, max_connections: max_connections.unwrap_or(u64::MAX) };
-        let listening = Listening { addresses, connected, admission };
+        let listening = Listening { addresses, connected, adopted, admission };
         Ok(Self(Pump::server(&config.0, &listening, time).map_err(Error::from)?))
     }
 

@@ -5,6 +5,7 @@ mod connection;
 mod convert;
 mod endpoint;
 mod error;
+mod workers;
 
 use pyo3::prelude::*;
 
@@ -18,6 +19,7 @@ mod _core {
         config::{ClientConfig, ServerConfig, SessionStore, TransportConfig, check_identity, check_roots},
         connection::{Connection, Facts, Stats},
         endpoint::{Endpoint, ServerStats},
+        workers::{Worker, listen_together, steer},
     };
 
     #[pymodule_init]

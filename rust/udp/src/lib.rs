@@ -18,4 +18,4 @@ pub use interface::{interface_index, interface_name};
 pub use limit::descriptor_limit;
 pub use poll::{Epoll, EventFd};
 pub use receive::{BATCH, ReceiveBuffers, Received};
-pub use socket::{Outgoing, Socket};
+pub use socket::{Instruction, Outgoing, Socket, steer};

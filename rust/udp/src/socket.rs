@@ -52,6 +52,9 @@ pub struct Socket {
     segmentation: AtomicBool,
 }
 
+/// One instruction of classic BPF: code, where to jump if true and if false, operand.
+pub type Instruction = (u16, u8, u8, u32);
+
 /// How a socket was opened, which decides what becomes of a [`Pin`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
@@ -116,6 +119,39 @@ impl Socket {
     /// Only after binding: so that the port was free, or [`wildcard`](Self::wildcard) failed.
     pub fn share_port(&self) -> io::Result<()> {
         self.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+    }
+
+    /// Opens sockets for several processes that share an address and port, one for each, in an order that stays as long
+    /// as none of them is closed. [`steer`] says which of them gets what.
+    ///
+    /// As with [`wildcard`](Self::wildcard), a port in use is an error, even if others would share it.
+    pub fn group(bind: SocketAddr, count: usize) -> io::Result<Vec<OwnedFd>> {
+        let first = Self::wildcard(bind)?;
+        first.share_port()?;
+        let address = first.local_addr()?;
+        let mut group = vec![OwnedFd::from(first.inner)];
+        for _ in 1..count {
+            let next = Self::open(bind.is_ipv6(), Role::Wildcard)?;
+            next.share_port()?;
+            next.bind(address)?;
+            group.push(next.inner.into());
+        }
+        Ok(group)
+    }
+
+    /// A socket of [`group`](Self::group) that another process opened, or had before; the descriptor remains the
+    /// caller's.
+    pub fn adopted(descriptor: RawFd) -> io::Result<Self> {
+        if descriptor < 0 {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        // SAFETY: not -1; used for one call, which fails on a number that is no descriptor.
+        let inner = UdpSocket::from(unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned()?);
+        let v6 = inner.local_addr()?.is_ipv6();
+        let socket = Self { inner, v6, role: Role::Wildcard, interface: 0, segmentation: AtomicBool::new(false) };
+        let cuts = socket.set(libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+        socket.segmentation.store(cuts, Ordering::Relaxed);
+        Ok(socket)
     }
 
     /// Opens a socket for one client of a server, on an address and port that the server listens on already.
@@ -354,6 +390,21 @@ impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
         self.inner.as_raw_fd()
     }
+}
+
+/// Has a classic BPF program choose the socket of a [`group`](Socket::group), by its place in it, for each datagram.
+///
+/// The program sees the UDP payload. `socket` is any of the group; what was there before is replaced at once. Any user may
+/// do this; the kernel refuses a program that could do harm.
+pub fn steer(socket: RawFd, program: &[Instruction]) -> io::Result<()> {
+    let mut filter: Vec<_> = program.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+    let len = filter.len().try_into().map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+    let length = size_of_val(&program) as libc::socklen_t;
+    let value = ptr::from_ref(&program).cast();
+    // SAFETY: the program is as long as it says; the kernel reads it, and copies what it keeps.
+    let result = unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, value, length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The address to bind to; a link-local one means nothing without its interface (RFC 4007 §6).
