@@ -54,10 +54,16 @@ class AccessLog:
             outcome = f", failed: {error}"
             raise
         finally:
-            moved = request.connection.stats().moves - moves
-            outcome += {0: "", 1: ", moved"}.get(moved, f", moved {moved} times")
-            status = request.status if request.status is not None else "-"
-            self._tell(
-                f"{address_text(request.client)} {request.method} {request.target} {status} {request.bytes_sent} "
-                f"{loop.time() - began:.3f} s{outcome}"
-            )
+            outcome += moved(request.connection.stats().moves - moves)
+            what = f"{address_text(request.client)} {request.method} {request.target}"
+            self._tell(line(what, request.status, request.bytes_sent, loop.time() - began, outcome))
+
+
+def line(what: str, status: int | None, sent: int, seconds: float, outcome: str) -> str:
+    """What is told of one request: who wanted what, and what came of it."""
+    return f"{what} {'-' if status is None else status} {sent} {seconds:.3f} s{outcome}"
+
+
+def moved(count: int) -> str:
+    """How often a client moved, for the end of a line."""
+    return {0: "", 1: ", moved"}.get(count, f", moved {count} times")

@@ -56,11 +56,15 @@ class Caller:
         if not exchange.is_complete:
             raise RuntimeError("the application returned before its answer was complete")
 
-    async def close(self) -> None:
+    def cancel(self) -> None:
         """Cancel what still runs."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Cancel what still runs, and wait for its end."""
         while self._tasks:
-            for task in self._tasks:
-                task.cancel()
+            self.cancel()
             await asyncio.wait(set(self._tasks))
 
     def _start(self, call: Awaitable[None], name: str) -> asyncio.Task[None]:

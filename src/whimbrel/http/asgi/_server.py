@@ -66,7 +66,6 @@ class Server:
         self._lifespan = lifespan
         self._caller = caller
         self._tcp = tcp
-        self._closing: asyncio.Task[None] | None = None
 
     @property
     def addresses(self) -> Sequence[Address]:
@@ -97,11 +96,13 @@ class Server:
         """
         try:
             await asyncio.gather(self.http3.close(drain=drain), self._close_tcp(drain))
-        finally:
-            try:
-                await self._caller.close()
-            finally:
-                await self._lifespan.stop()
+            await self._caller.close()
+        except BaseException:
+            # Whoever closes will not wait: neither will this.
+            self._caller.cancel()
+            await self._lifespan.abandon()
+            raise
+        await self._lifespan.stop()
 
     async def _close_tcp(self, drain: float) -> None:
         if self._tcp is not None:
