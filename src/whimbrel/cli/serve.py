@@ -1,6 +1,6 @@
-"""``whimbrel serve``: a folder over HTTP/3, for clients that may move.
+"""``whimbrel serve``: a folder or an application over HTTP/3, for clients that may move.
 
-Decides what is said on the terminal and when it ends; `_static` answers, `_uploads` stores.
+Decides what is said on the terminal and when it ends; `_static` answers, `_uploads` stores, `_app` runs applications.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whimbrel.cli import fail
+from whimbrel.cli import _app, fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from whimbrel import http
     from whimbrel.cli._certificate import Certificate
+    from whimbrel.http import asgi
 
 DEFAULT_PORT = 4433
 PATIENCE = 3.0
@@ -34,7 +35,12 @@ _SOMEWHERE = ("192.0.2.1", "2001:db8::1")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="what is served: its files, and lists of them")
+    parser.add_argument(
+        "folder",
+        metavar="DIR|MODULE:ATTRIBUTE",
+        type=Path,
+        help="what is served: a folder's files, and lists of them; where none has that name, an ASGI application",
+    )
     parser.add_argument("--host", metavar="H", help="address or name to listen on (default: all, IPv4 and IPv6)")
     parser.add_argument(
         "--port", metavar="P", type=_port, default=DEFAULT_PORT, help=f"UDP port (default: {DEFAULT_PORT}; 0: any)"
@@ -56,18 +62,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--client-ca", metavar="FILE", type=Path, help="serve only who has a certificate of this CA")
     parser.add_argument("--upload", metavar="DIR", type=Path, help="take files by PUT, and store them here")
     parser.add_argument("-q", "--quiet", action="store_true", help="no line for each request")
+    _app.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes. Returns the exit status."""
     if (args.cert is None) != (args.key is None):
         return fail("--cert and --key go together", 2)
-    if problem := _folder_problem(args.folder, os.R_OK | os.X_OK, "read"):
+    if problem := _app.problem(args):
+        return fail(problem, 2)
+    is_app = _app.is_named(args.folder)
+    if not is_app and (problem := _folder_problem(args.folder, os.R_OK | os.X_OK, "read")):
         return fail(problem)
     if args.upload is not None and (problem := _folder_problem(args.upload, os.W_OK | os.X_OK, "write")):
         return fail(problem)
     try:
-        return asyncio.run(_serve(args))
+        return asyncio.run(_app.serve(args) if is_app else _serve(args))
     except socket.gaierror as error:
         return fail(f"cannot find {args.host}: {error.strerror}")
     except (OSError, ValueError) as error:
@@ -109,7 +119,7 @@ async def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _close(server: http.Server, at_once: asyncio.Event) -> None:
+async def _close(server: http.Server | asgi.Server, at_once: asyncio.Event) -> None:
     """Let answers be finished, until somebody is impatient."""
     closing = asyncio.create_task(server.close(drain=PATIENCE))
     hurry = asyncio.create_task(at_once.wait())
