@@ -2,15 +2,19 @@
 
 A handshake belongs to the network that it began on: nothing may move before it is confirmed (RFC 9000 §9). So where the
 network changes meanwhile, the same address is tried anew over the other one, beside the attempt that is under way as
-long as that has a network, and in its place when it has none.
+long as that has a network, and in its place when it has none. And where nothing changes, and nobody answers, the other
+networks are tried beside it: Wi-Fi that has an address and leads nowhere is a common thing.
 
     address ── over the preferred network ──▶ attempt ──┬── the first that answers is the connection
                           │ another is preferred, or    │
-                          └ this one is gone: attempt ──┘
+                          │ this one is gone: attempt ──┤
+                          │                             │
+                          └ nobody answers: attempt ────┘
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -28,6 +32,10 @@ if TYPE_CHECKING:
 
 # RFC 8305 §8: how long an address is tried alone before the next joins in, seconds.
 STAGGER: Final = 0.25
+PATIENCE: Final = 1.0
+"""Seconds without an answer over the preferred network before another joins in, and then the next."""
+ELSEWHERE: Final = 4
+"""So many handshakes at most that are begun because of that: two networks, each with both families."""
 
 
 @dataclass(eq=False, slots=True)
@@ -53,20 +61,59 @@ class Attempts:
             most = max(len(self._ways(address)) for address in addresses)
             self._waiting += [(address, rank) for rank in range(1, most) for address in addresses]
         self._tried: dict[Address, list[Attempt]] = {}
+        self._joins = -math.inf  # no other begins before this, while one is under way
+        # Sockets that the kernel routes cannot go elsewhere, and by hand is by hand.
+        self._elsewhere = ELSEWHERE if settings is not None and settings.auto and settings.sockets == "pinned" else 0
 
     @property
     def has_more(self) -> bool:
-        """Whether `next` will give one."""
+        """Whether `next` will give one, though none is under way."""
         return bool(self._waiting)
 
-    def next(self) -> Attempt:
-        """The one to begin now."""
+    @property
+    def deadline(self) -> float | None:
+        """When to call `next` while one is under way; None: nothing else is to be tried."""
+        return self._joins if self._waiting or self._elsewhere else None
+
+    def hurry(self) -> None:
+        """Nothing is to be expected of those under way, or of one of them."""
+        if self._waiting:
+            self._joins = -math.inf
+
+    def next(self, now: float, *, waiting: bool) -> Attempt | None:
+        """The one to begin now, if any.
+
+        Args:
+            now: seconds, on whatever clock `deadline` is to be on.
+            waiting: whether any is under way.
+        """
+        if waiting and now < self._joins:
+            return None
+        if self._waiting:
+            attempt = self._next_in_turn()
+            self._joins = now + (STAGGER if self._waiting else PATIENCE)
+            return attempt
+        # Who was refused was answered: only who keeps silent may be reached another way.
+        self._joins = now + PATIENCE
+        return self._next_elsewhere() if waiting else None
+
+    def _next_in_turn(self) -> Attempt:
         address, rank = self._waiting.popleft()
         ways = self._ways(address)
         attempt = Attempt(address, ways[min(rank, len(ways) - 1)] if ways else None)
         # One that leads nowhere stays in the list: over the same network another would not get further.
         self._tried.setdefault(address, []).append(attempt)
         return attempt
+
+    def _next_elsewhere(self) -> Attempt | None:
+        """Over a network that was not tried."""
+        for address, attempts in self._tried.items() if self._elsewhere else ():
+            for route in self._in_order(self._machine.routes_to(address[0])):
+                if not any(each.route == route for each in attempts):
+                    self._elsewhere -= 1
+                    attempts.append(Attempt(address, route))
+                    return attempts[-1]
+        return None
 
     def network_changed(self) -> tuple[list[Attempt], list[Attempt]]:
         """Look at the networks again. Returns what to begin, and what to drop for it."""
@@ -84,7 +131,7 @@ class Attempts:
         return begun, dropped
 
     def _ways(self, address: Address) -> Sequence[Route]:
-        if self._settings is not None and self._settings.prefer:
+        if self._settings is not None and (self._settings.prefer or self._settings.metered):
             routes = self._in_order(self._machine.routes_to(address[0]))
             if routes:
                 return routes

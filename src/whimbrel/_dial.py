@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from whimbrel._attempts import STAGGER, Attempts, all_failed
+from whimbrel._attempts import Attempts, all_failed
 from whimbrel._connection import Connection
 from whimbrel._errors import ConnectFailed, HandshakeFailed
 from whimbrel._loop import Pump
@@ -37,7 +37,6 @@ class Dial:
         self._running: dict[asyncio.Task[Connection], Attempt] = {}
         self._dropped: set[asyncio.Task[Connection]] = set()
         self._failures: list[ConnectFailed] = []
-        self._next_joins = self._loop.time()
 
     async def first_to_answer(self, addresses: list[Address]) -> Connection:
         """The first connection that there is.
@@ -60,12 +59,8 @@ class Dial:
 
     def _next(self, attempts: Attempts, known: Address | None) -> Connection | None:
         """Begin the attempt that is due. It is a connection at once where that was known and may send early."""
-        now = self._loop.time()
-        if not attempts.has_more or (self._running and now < self._next_joins):
-            return None
-        attempt = attempts.next()
-        self._next_joins = now + STAGGER
-        return self._begin(attempt, early=attempt.address == known)
+        attempt = attempts.next(self._loop.time(), waiting=bool(self._running))
+        return None if attempt is None else self._begin(attempts, attempt, early=attempt.address == known)
 
     async def _ended(self, attempts: Attempts, changes: NetworkChanges | None) -> Connection | None:
         """Wait until an attempt has ended, or there is something else to do."""
@@ -73,12 +68,12 @@ class Dial:
             if attempts.has_more:
                 return None
             raise all_failed(self._failures)
-        joins = self._next_joins - self._loop.time() if attempts.has_more else None
+        joins = None if attempts.deadline is None else attempts.deadline - self._loop.time()
         await self._wait(joins, None if changes is None else changes.delay())
         done = {task for task in self._running if task.done()}
         for task in done:
             del self._running[task]
-            self._next_joins = self._loop.time()
+            attempts.hurry()
         return self._winner(done)
 
     async def _wait(self, *limits: float | None) -> None:
@@ -87,14 +82,14 @@ class Dial:
                 await self._stirred.wait()
         self._stirred.clear()
 
-    def _begin(self, attempt: Attempt, *, early: bool) -> Connection | None:
+    def _begin(self, attempts: Attempts, attempt: Attempt, *, early: bool) -> Connection | None:
         described = self._described
         self._tried.append(attempt.address)
         try:
             endpoint, core, interface = described._open(attempt)
         except ConnectFailed as error:
             self._failures.append(error)
-            self._next_joins = self._loop.time()
+            attempts.hurry()
             return None
         pump = Pump(endpoint)
         connection = Connection(
@@ -134,9 +129,9 @@ class Dial:
             self._dropped.add(task)
             task.cancel()
         for attempt in begun:
-            self._begin(attempt, early=False)
+            self._begin(attempts, attempt, early=False)
         if all(attempt.is_stranded for attempt in self._running.values()):
-            self._next_joins = self._loop.time()
+            attempts.hurry()
 
     def _winner(self, done: set[asyncio.Task[Connection]]) -> Connection | None:
         """The first connection among tasks that ended; the others of the same moment are closed."""

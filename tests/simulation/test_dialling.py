@@ -6,12 +6,13 @@ Nothing may move before the handshake is confirmed (RFC 9000 §9), so each attem
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 import whimbrel
 from whimbrel import ConnectFailed, Connection, ConnectTimeout, Migration
+from whimbrel._attempts import ELSEWHERE, PATIENCE
 from whimbrel.testing import SimulatedNetwork
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def dial(
     host: str = "",
     timeout: float | None = 10.0,
     begun: Callable[[], object] = lambda: None,
+    alpn: str = "test",
 ) -> tuple[float, str | None, str]:
     """Connect. Returns how long that took, over which interface, and to which address."""
 
@@ -47,7 +49,7 @@ def dial(
             async with whimbrel.connect(
                 host or network.name,
                 PORT,
-                alpn="test",
+                alpn=alpn,
                 verify=files.authority,
                 server_hostname=network.name,
                 migration=migration,
@@ -142,6 +144,78 @@ def test_without_any_network_a_dial_fails_at_once(network: SimulatedNetwork) -> 
     network.interface("wlan0", up=False)
     with pytest.raises(ConnectFailed, match="no network leads"):
         dial(network)
+
+
+# Silence without any news ---------------------------------------------------------------------------------------------
+
+
+def test_a_handshake_that_nobody_answers_is_tried_over_the_other_network(network: SimulatedNetwork) -> None:
+    network.interface("wlan0", latency=0.010, metric=100, portal=True)
+    network.interface("wwan0", latency=0.040, metric=200)
+    took, interface, _ = dial(network, host=network.server_address[0])
+    assert interface == "wwan0"
+    assert took == pytest.approx(PATIENCE + 0.08, abs=0.02)
+
+
+def test_who_lost_only_its_first_packet_stays(network: SimulatedNetwork) -> None:
+    wifi = network.interface("wlan0", latency=0.010, metric=100, portal=True)
+    cellular = network.interface("wwan0", latency=0.040, metric=200)
+    # It is sent again before that.
+    took, interface, _ = dial(network, begun=after(network, 0.5, lambda: wifi.silence(False)))
+    assert interface == "wlan0"
+    assert took < PATIENCE
+    assert not cellular.packets
+
+
+def test_the_preferred_network_wins_where_it_answers_first_after_all(network: SimulatedNetwork) -> None:
+    network.interface("wlan0", latency=0.700, metric=100)
+    cellular = network.interface("wwan0", latency=0.300, metric=200)
+    took, interface, _ = dial(network)
+    assert interface == "wlan0"
+    assert took == pytest.approx(1.4, abs=0.02)
+    assert cellular.packets
+
+
+def test_each_network_is_tried_once_and_the_metered_last(network: SimulatedNetwork) -> None:
+    network.interface("wwan0", latency=0.040, metric=50, portal=True)
+    network.interface("wlan0", latency=0.010, metric=100, portal=True)
+    network.interface("eth0", latency=0.002, metric=200, portal=True)
+    with pytest.raises(ConnectTimeout, match="no answer within 10 s"):
+        dial(network, migration=Migration(metered=["wwan*"]), host=network.server_address[0])
+    cellular, wifi, cable = (min(packet.time for packet in each.packets) for each in network.interfaces)
+    assert cable - wifi == pytest.approx(PATIENCE, abs=0.02)
+    assert cellular - cable == pytest.approx(PATIENCE, abs=0.02)
+    for each in network.interfaces:
+        # Each by its own destination connection ID (RFC 9000 §7.2).
+        assert len({packet.payload[6 : 6 + packet.payload[5]] for packet in each.packets}) == 1
+
+
+def test_a_server_that_is_silent_everywhere_is_not_asked_for_ever(network: SimulatedNetwork) -> None:
+    for number in range(9):
+        network.interface(f"eth{number}", latency=0.002, metric=100 + number, portal=True)
+    with pytest.raises(ConnectTimeout):
+        dial(network, timeout=60.0)
+    assert sum(bool(each.packets) for each in network.interfaces) == 1 + ELSEWHERE
+
+
+def test_who_is_refused_is_not_kept_waiting_for_another_network(network: SimulatedNetwork) -> None:
+    network.interface("wlan0", latency=0.010, metric=100)
+    cellular = network.interface("wwan0", latency=0.040, metric=200)
+    with pytest.raises(whimbrel.AlpnMismatch):
+        dial(network, alpn="other")
+    assert network.now < 0.5
+    assert not cellular.packets
+
+
+@pytest.mark.parametrize("sockets", ["connected", "unconnected"])
+def test_where_the_kernel_routes_it_is_not_tried_elsewhere(
+    network: SimulatedNetwork, sockets: Literal["connected", "unconnected"]
+) -> None:
+    network.interface("wlan0", latency=0.010, metric=100, portal=True)
+    cellular = network.interface("wwan0", latency=0.040, metric=200)
+    with pytest.raises(ConnectTimeout):
+        dial(network, migration=Migration(sockets=sockets))
+    assert not cellular.packets
 
 
 # prefer ---------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from whimbrel import _client
-from whimbrel._attempts import STAGGER, Attempts, all_failed
+from whimbrel._attempts import Attempts, all_failed
 from whimbrel._client import addresses_of, in_turns, literal_address, report_to
 from whimbrel._errors import ConnectFailed, ConnectTimeout, HandshakeFailed
 from whimbrel._lost import connect_error
@@ -89,32 +89,31 @@ class _Dial:
     def _first_to_answer(self, addresses: list[Address]) -> Connection:
         order, known = self._described._known_first(addresses)
         attempts = Attempts(here.get(), self._described._migration, order)
-        next_joins = 0.0
         with self._described._network_changes() as changes:
             while True:
                 left = self._left()
                 if left == 0:
                     raise self._too_late()
-                if attempts.has_more and (not self._running or next_joins <= time.monotonic()):
-                    self._try(attempts.next())
-                    next_joins = time.monotonic() + STAGGER
+                attempt = attempts.next(time.monotonic(), waiting=bool(self._running))
+                if attempt is not None:
+                    self._try(attempt)
                 if not self._running and not attempts.has_more:
                     raise all_failed(self._failures)
-                for connection, attempt in self._running.items():
-                    if connection._handshake(early=attempt.address == known):
+                for connection, begun in self._running.items():
+                    if connection._handshake(early=begun.address == known):
                         if connection._lost is None:
-                            self._described._answered(connection, attempt.address)
+                            self._described._answered(connection, begun.address)
                             return connection
                         self._failed(connection)
                         break
                 else:
-                    joins = next_joins - time.monotonic() if attempts.has_more else None
+                    joins = None if attempts.deadline is None else attempts.deadline - time.monotonic()
                     news = None if changes is None else changes.delay()
                     self._wait([limit for limit in (left, joins, news) if limit is not None], changes)
                     if changes is not None and changes.are_there():
                         self._follow(attempts)
                         if all(attempt.is_stranded for attempt in self._running.values()):
-                            next_joins = 0.0
+                            attempts.hurry()
 
     def _follow(self, attempts: Attempts) -> None:
         """The network has changed."""
