@@ -16,7 +16,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whimbrel.cli import _app, fail
+from whimbrel.cli import _app, _tunnel_server, fail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder",
         metavar="DIR|MODULE:ATTRIBUTE",
         type=Path,
+        nargs="?",
         help="what is served: a folder's files, and lists of them; where none has that name, an ASGI application",
     )
     parser.add_argument("--host", metavar="H", help="address or name to listen on (default: all, IPv4 and IPv6)")
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upload", metavar="DIR", type=Path, help="take files by PUT, and store them here")
     parser.add_argument("-q", "--quiet", action="store_true", help="no line for each request")
     _app.add_arguments(parser)
+    _tunnel_server.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +74,11 @@ def run(args: argparse.Namespace) -> int:
     if problem := _app.problem(args):
         return fail(problem, 2)
     is_app = _app.is_named(args.folder)
-    if not is_app and (problem := _folder_problem(args.folder, os.R_OK | os.X_OK, "read")):
+    if problem := _tunnel_server.problem(args):
+        return fail(problem, 2)
+    if args.folder is None and (args.upload or not args.tunnel):
+        return fail("DIR, the folder to serve, is missing", 2)
+    if args.folder is not None and not is_app and (problem := _folder_problem(args.folder, os.R_OK | os.X_OK, "read")):
         return fail(problem)
     if args.upload is not None and (problem := _folder_problem(args.upload, os.W_OK | os.X_OK, "write")):
         return fail(problem)
@@ -103,13 +109,17 @@ async def _serve(args: argparse.Namespace) -> int:
 
     certificate = None if args.cert else _certificate(args.host)
     pair = (args.cert, args.key) if certificate is None else (certificate.chain, certificate.key)
-    site = Site(Folder(args.folder), Uploads(Folder(args.upload)) if args.upload else None)
+    site: http.Handler = _tunnel_server.nothing_else
+    if args.folder is not None:
+        site = Site(Folder(args.folder), Uploads(Folder(args.upload)) if args.upload else None)
     handler = site if args.quiet else AccessLog(site)
     options: http.ServeOptions = {"sockets": args.dispatch, "retry": args.retry}
+    if args.tunnel:
+        options |= _tunnel_server.options(args)
     if args.client_ca is not None:
         options["client_ca"] = args.client_ca
-    with _ended_by_signals() as ended:
-        server = await http.serve(handler, args.host, args.port, cert=pair, **options)
+    with _tunnel_server.gate(args) as gate, _ended_by_signals() as ended:
+        server = await http.serve(handler, args.host, args.port, cert=pair, connect=gate, **options)
         try:
             _announce(args, server, pair[0], certificate)
             await ended.first.wait()
@@ -139,13 +149,17 @@ def _announce(args: argparse.Namespace, server: http.Server, chain: Path, certif
     host = "localhost" if args.host is None or _is_wildcard(args.host) else args.host
     url = f"https://{authority(host, port)}/"
     shown = certificate or Certificate(chain, Path())
+    what = "tunnels" if args.folder is None else args.folder
+    authority_file = "" if certificate is None else f"--cafile {shown.chain} "
     lines = [
-        f"serving {args.folder} at {url}",
+        f"serving {what} at {url}",
         f"listening on {', '.join(address_text(address) for address in server.addresses)}",
         f"certificate {shown.chain}",
         f"sha-256 {shown.fingerprint}",
         f"spki {shown.spki}",
-        f"try: whimbrel get {'' if certificate is None else f'--cafile {shown.chain} '}{url}",
+        f"try: whimbrel get {authority_file}{url}"
+        if args.folder is not None
+        else f"try: whimbrel pipe {authority_file}{_tunnel_server.shown(args)}{host}:{port}",
     ]
     print("\n".join(lines), flush=True)
 
