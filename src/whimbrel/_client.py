@@ -16,6 +16,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 from whimbrel import _core
+from whimbrel._again import Connections
 from whimbrel._attempts import NetworkChanges
 from whimbrel._config import Limits, Migration
 from whimbrel._dial import Dial
@@ -54,6 +55,13 @@ def connect(
     qlog: StrPath | None = None,
 ) -> _Connect:
     """Open a connection: ``await connect(...)``, or ``async with connect(...) as connection``, which closes it as well.
+
+    ``async for connection in connect(...)`` gives one after the other, for work that may be done again: it dials anew
+    when the one before is over or the body goes on, closes that one, looks the name up each time, and pauses longer and
+    longer (from 0.25 to 30 s, or until the networks change) where that fails. It raises only what no repetition cures:
+    HandshakeFailed and its kinds, and what a wrong argument brings. Connections themselves survive moves between
+    networks; this is for outages beyond ``migration.outage``, networks with the other family of addresses alone, and
+    servers that are started anew. With `sessions` and `early_data` the next one can send at once.
 
     Args:
         host: a name or an address. All addresses of a name are tried.
@@ -107,7 +115,7 @@ def connect(
 
 
 class _Connect:
-    """A dial that was described and not begun: await it, or enter it."""
+    """A dial that was described and not begun: await it, enter it, or go through its connections."""
 
     def __init__(
         self,
@@ -160,6 +168,9 @@ class _Connect:
 
     def __await__(self) -> Generator[object, None, Connection]:
         return self._dial().__await__()
+
+    def __aiter__(self) -> Connections:
+        return Connections(self)
 
     async def __aenter__(self) -> Connection:
         self._connection = await self._dial()

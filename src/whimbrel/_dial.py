@@ -46,7 +46,7 @@ class Dial:
         """
         order, known = self._described._known_first(addresses)
         attempts = Attempts(here.get(), self._described._migration, order)
-        with self._described._network_changes() as changes, _stirring(changes, self._stirred):
+        with self._described._network_changes() as changes, stirring(changes, self._stirred):
             try:
                 while True:
                     won = self._next(attempts, known) or await self._ended(attempts, changes)
@@ -157,7 +157,7 @@ class Dial:
 
 
 @contextlib.contextmanager
-def _stirring(changes: NetworkChanges | None, stirred: asyncio.Event) -> Iterator[None]:
+def stirring(changes: NetworkChanges | None, stirred: asyncio.Event) -> Iterator[None]:
     """Set the event when there is news of the network."""
     descriptor = None if changes is None else changes.fileno()
     if descriptor is None:
