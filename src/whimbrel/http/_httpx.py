@@ -19,6 +19,7 @@ import contextlib
 import functools
 import importlib.util
 import ssl
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, overload
 
 import whimbrel
@@ -143,6 +144,7 @@ class AsyncTransport(_AsyncBase):
             expiry=KEPT if limits is None else limits.keepalive_expiry,
         )
         self._over_tcp: dict[ModuleType, httpx.AsyncHTTPTransport] = {}
+        self._contents: weakref.WeakSet[_Content] = weakref.WeakSet()
         self._closed = False
 
     @overload
@@ -165,6 +167,8 @@ class AsyncTransport(_AsyncBase):
     async def aclose(self) -> None:
         """Close every connection. May be called twice."""
         self._closed = True
+        for content in self._contents:
+            content.cut_off()
         await self._pool.close()
         for transport in self._over_tcp.values():
             await transport.aclose()
@@ -300,6 +304,7 @@ class _Exchange:
             extensions={"http_version": b"HTTP/3", "whimbrel": pooled.carrier},
         )
         content.extensions = made.extensions
+        self._transport._contents.add(content)
         return made
 
     def _headers(self, place: Place) -> list[tuple[str, str]]:
@@ -342,29 +347,22 @@ class _Exchange:
         return self._pool.take(self._key) or await self._reach()
 
     async def _race(self, dial: asyncio.Task[Pooled], waiting: Waiting) -> Any:
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def tcp_stands() -> None:
-            # From here on the request is being sent. No task has a turn in between, so this decides the race.
-            if not ready.done():
-                ready.set_result(None)
-                waiting.now_for(None)
-
-        tcp = asyncio.create_task(self._ask_over_tcp(_gated(self.library, self._request, tcp_stands)))
+        gate = _Gate(self.library, self._request, lambda: waiting.now_for(None))
+        tcp = asyncio.create_task(self._ask_over_tcp(gate.request))
         try:
-            while not (ready.done() or _stands(dial)):
+            while not (gate.passed.done() or _stands(dial)):
                 if tcp.done():
                     waiting.note = f"; over TCP: {tcp.exception()}"
                     if dial.done():
                         raise self._neither(tcp, dial)
-                running: set[asyncio.Future[Any]] = {each for each in (dial, tcp, ready) if not each.done()}
+                running: set[asyncio.Future[Any]] = {each for each in (dial, tcp, gate.passed) if not each.done()}
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            if ready.done():
+            if gate.passed.done():
                 return await asyncio.shield(tcp)
         except BaseException:
-            await _undo(tcp)
+            await gate.undo(tcp)
             raise
-        await _undo(tcp)
+        await gate.undo(tcp)
         return self._pool.take(self._key) or await self._reach()
 
     async def _ask_over_tcp(self, request: Any) -> Any:
@@ -399,6 +397,50 @@ class _Exchange:
         return error
 
 
+class _Gate:
+    """Where a request over TCP passes when a connection is there and it is about to be sent.
+
+    httpcore tells each step to the extension "trace", and waits for it. All that comes after those of the connection
+    counts as sending, whatever later versions may call it.
+    """
+
+    def __init__(self, library: ModuleType, request: Any, passes: Callable[[], None]) -> None:
+        self.passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.request = library.Request(
+            request.method,
+            request.url,
+            headers=request.headers,
+            stream=request.stream,
+            extensions={**request.extensions, "trace": self._trace},
+        )
+        """The same request, that passes here."""
+        self._told: Callable[[str, Any], Awaitable[None]] | None = request.extensions.get("trace")
+        self._passes = passes
+        self._connected: Any = None
+
+    async def undo(self, tcp: asyncio.Task[Any]) -> None:
+        """End what was begun over TCP and is not wanted."""
+        tcp.cancel()
+        await asyncio.wait({tcp})
+        if not tcp.cancelled() and tcp.exception() is None:
+            with contextlib.suppress(Exception):
+                await tcp.result().aclose()
+        elif self._connected is not None and not self.passed.done():
+            # Cancelled in a TLS handshake, httpcore 1.0 leaves the socket to the garbage collector.
+            with contextlib.suppress(Exception):
+                await self._connected.aclose()
+
+    async def _trace(self, step: str, facts: Any) -> None:
+        if self._told is not None:
+            await self._told(step, facts)
+        if step == "connection.connect_tcp.complete":
+            self._connected = facts["return_value"]
+        elif not step.startswith(("connection.", "http2.send_connection_init.")) and not self.passed.done():
+            # From here on the request is being sent. No task has a turn in between, so this decides the race.
+            self.passed.set_result(None)
+            self._passes()
+
+
 class _Content(_ContentBase):
     """A response's content."""
 
@@ -408,6 +450,11 @@ class _Content(_ContentBase):
     def __init__(self, response: Response, library: ModuleType, request: Any, done: Callable[[], None]) -> None:
         self._response, self._library, self._request = response, library, request
         self._done: Callable[[], None] | None = done
+        self._is_cut_off = False
+
+    def cut_off(self) -> None:
+        """The transport is closed: half of it must not look whole."""
+        self._is_cut_off = not self._response._ended
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
@@ -415,6 +462,8 @@ class _Content(_ContentBase):
                 async with Waiting(self._library, self._request, "read"):
                     piece = await anext(self._response)
             except StopAsyncIteration:
+                if self._is_cut_off:
+                    raise self._library.ReadError("the transport was closed", request=self._request) from None
                 break
             except WhimbrelError as error:
                 raise translated(error, self._library, self._request) from error
@@ -456,37 +505,5 @@ def _target(request: Any) -> str:
     return target.decode("ascii")
 
 
-def _gated(library: ModuleType, request: Any, passes: Callable[[], None]) -> Any:
-    """The same request, that tells when a connection over TCP is about to carry it.
-
-    httpcore tells each step to the extension "trace", and waits for it. All that comes after those of the connection
-    counts as sending, whatever later versions may call it.
-    """
-    told: Callable[[str, Any], Awaitable[None]] | None = request.extensions.get("trace")
-
-    async def trace(step: str, facts: Any) -> None:
-        if told is not None:
-            await told(step, facts)
-        if not step.startswith(("connection.", "http2.send_connection_init.")):
-            passes()
-
-    return library.Request(
-        request.method,
-        request.url,
-        headers=request.headers,
-        stream=request.stream,
-        extensions={**request.extensions, "trace": trace},
-    )
-
-
 def _stands(dial: asyncio.Task[Pooled]) -> bool:
     return dial.done() and not dial.cancelled() and dial.exception() is None
-
-
-async def _undo(tcp: asyncio.Task[Any]) -> None:
-    """End what was begun over TCP and is not wanted."""
-    tcp.cancel()
-    await asyncio.wait({tcp})
-    if not tcp.cancelled() and tcp.exception() is None:
-        with contextlib.suppress(Exception):
-            await tcp.result().aclose()
