@@ -9,7 +9,7 @@ import functools
 import logging
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 from whimbrel import _core
 from whimbrel._client import alpn_bytes, resolve, transport_config
@@ -21,12 +21,14 @@ from whimbrel._machine import here
 from whimbrel._qlog import qlog_folder
 from whimbrel._server_stats import ServerStats, server_stats
 from whimbrel._tls import StrPath, authorities, identity
+from whimbrel._workers_seat import seat
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
     from types import TracebackType
 
     from whimbrel._path import Address
+    from whimbrel._workers import ServeWorkers
 
 logger = logging.getLogger("whimbrel")
 
@@ -34,6 +36,44 @@ CLOSING = "the server is closing"
 PARTING = 1.0
 """Seconds that a server which closes waits for its peers to take note, at most: three probe timeouts of all but the
 slowest (RFC 9000 §10.2)."""
+
+
+@overload
+def serve(
+    handler: Callable[[Connection], Awaitable[None]],
+    host: str | Sequence[str] | None = None,
+    port: int = 0,
+    *,
+    cert: tuple[StrPath, StrPath],
+    alpn: str | Sequence[str],
+    client_ca: StrPath | None = None,
+    sockets: Literal["wildcard", "connected"] = "wildcard",
+    retry: Literal["auto", "always", "never"] = "auto",
+    early_data: bool = False,
+    idle_timeout: float = 90.0,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    qlog: StrPath | None = None,
+    workers: None = None,
+) -> _Serve: ...
+
+
+@overload
+def serve(
+    handler: Callable[[Connection], Awaitable[None]],
+    host: str | Sequence[str] | None = None,
+    port: int = 0,
+    *,
+    cert: tuple[StrPath, StrPath],
+    alpn: str | Sequence[str],
+    client_ca: StrPath | None = None,
+    sockets: Literal["wildcard"] = "wildcard",
+    retry: Literal["auto", "always", "never"] = "auto",
+    early_data: bool = False,
+    idle_timeout: float = 90.0,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    qlog: StrPath | None = None,
+    workers: int,
+) -> ServeWorkers: ...
 
 
 def serve(
@@ -50,7 +90,8 @@ def serve(
     idle_timeout: float = 90.0,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     qlog: StrPath | None = None,
-) -> _Serve:
+    workers: int | None = None,
+) -> _Serve | ServeWorkers:
     """Listen for connections: ``async with serve(...) as server``.
 
     Args:
@@ -75,12 +116,15 @@ def serve(
         idle_timeout: seconds without any packet after which a connection is lost (RFC 9000 §10.1).
         limits: bounds on the memory of each connection, and on their number.
         qlog: a folder to write a log of each connection into; None: what QLOGDIR says, if anything.
+        workers: serve by so many processes on the one port, which are supervised: `Workers`. The handler runs in them,
+            so that it must be a function of a module, or an object that `pickle` can carry; what is bounded for the
+            server is bounded for each worker by its share. None: serve in this process.
 
     Raises:
         OSError: the port is in use, or a file cannot be read.
         ValueError: an argument or a file's content makes no sense; the message says which.
     """
-    return _Serve(
+    described = _Serve(
         handler,
         host,
         port,
@@ -94,6 +138,23 @@ def serve(
         limits=limits,
         qlog=qlog,
     )
+    if workers is None:
+        return described
+    from whimbrel._workers import ServeWorkers, share_of
+
+    program = functools.partial(
+        serve,
+        handler,
+        cert=cert,
+        alpn=alpn,
+        client_ca=client_ca,
+        retry=retry,
+        early_data=early_data,
+        idle_timeout=idle_timeout,
+        limits=share_of(limits, workers),
+        qlog=qlog,
+    )
+    return ServeWorkers(program, described._hosts, port, workers, sockets)
 
 
 class Server:
@@ -268,8 +329,10 @@ class _Serve:
             raise ValueError("host must name at least one address")
         self._port = port
         self._server: Server | None = None
+        worker = seat.get()
+        handed = None if worker is None else worker.descriptors(self._hosts, port)
         self._listen_on = functools.partial(
-            here.get().server_endpoint,
+            here.get().server_endpoint if handed is None else functools.partial(_core.Endpoint.server, adopted=handed),
             connected=sockets == "connected",
             retry=retry,
             max_connections=limits.max_connections,
@@ -282,6 +345,7 @@ class _Serve:
             client_roots=None if client_ca is None else authorities(client_ca, "client CA file"),
             early_data=early_data,
             transport=transport_config(idle_timeout, None, limits, qlog_folder(qlog)),
+            worker=None if worker is None or handed is None else worker.core(),
         )
 
     def __await__(self) -> Generator[object, None, Server]:

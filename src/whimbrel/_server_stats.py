@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from whimbrel import _core
 
@@ -64,3 +65,12 @@ def server_stats(endpoint: _core.Endpoint, connections: int) -> ServerStats:
         stateless_resets=now.stateless_resets,
         connected_sockets=now.connected_sockets,
     )
+
+
+def summed(stats: Sequence[ServerStats]) -> ServerStats:
+    """What several servers have done together."""
+    dropped: Counter[str] = Counter()
+    for each in stats:
+        dropped.update(each.dropped)
+    counts = (field.name for field in fields(ServerStats) if field.name != "dropped")
+    return ServerStats(**{name: sum(getattr(each, name) for each in stats) for name in counts}, dropped=dict(dropped))

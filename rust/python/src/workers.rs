@@ -7,7 +7,7 @@ use whimbrel_engine as engine;
 use whimbrel_udp::Socket;
 
 use crate::{
-    convert::{Address, address},
+    convert::{Address, address, from_address},
     error::Error,
 };
 
@@ -31,11 +31,11 @@ impl Worker {
     }
 }
 
-/// Opens sockets on one address; who calls owns the descriptors.
+/// Opens sockets on one address, and says which one it is; who calls owns the descriptors.
 #[pyfunction]
-pub(crate) fn listen_together(at: Address, count: usize) -> PyResult<Vec<RawFd>> {
-    let group = Socket::group(address(&at)?, count).map_err(Error::from)?;
-    Ok(group.into_iter().map(IntoRawFd::into_raw_fd).collect())
+pub(crate) fn listen_together(at: Address, count: usize) -> PyResult<(Address, Vec<RawFd>)> {
+    let (bound, group) = Socket::group(address(&at)?, count).map_err(Error::from)?;
+    Ok((from_address(bound), group.into_iter().map(IntoRawFd::into_raw_fd).collect()))
 }
 
 /// Has the kernel hand datagrams to the sockets of a group, of which one is given: for each slot one of them, by its

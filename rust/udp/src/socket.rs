@@ -122,10 +122,10 @@ impl Socket {
     }
 
     /// Opens sockets for several processes that share an address and port, one for each, in an order that stays as long
-    /// as none of them is closed. [`steer`] says which of them gets what.
+    /// as none of them is closed, and says which port it is. [`steer`] says which of them gets what.
     ///
     /// As with [`wildcard`](Self::wildcard), a port in use is an error, even if others would share it.
-    pub fn group(bind: SocketAddr, count: usize) -> io::Result<Vec<OwnedFd>> {
+    pub fn group(bind: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
         let first = Self::wildcard(bind)?;
         first.share_port()?;
         let address = first.local_addr()?;
@@ -136,7 +136,7 @@ impl Socket {
             next.bind(address)?;
             group.push(next.inner.into());
         }
-        Ok(group)
+        Ok((address, group))
     }
 
     /// A socket of [`group`](Self::group) that another process opened, or had before; the descriptor remains the

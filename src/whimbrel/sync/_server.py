@@ -36,11 +36,13 @@ PATIENCE = 2.0
 def serve(handler: Callable[[Connection], object], *args: object, **options: object) -> Server:
     """Listen for connections, from now on. ``with serve(...) as server`` closes it as well.
 
-    Takes what `whimbrel.serve` takes, and raises what that raises; but `handler` is called on a thread of its own for
+    Takes what `whimbrel.serve` takes, without `workers`, and raises what that raises; but `handler` is called on a thread of its own for
     each connection, when its handshake is complete. When it returns the connection is closed; an exception closes only
     its own connection (code 1), and is logged with the peer's address.
     """
-    described = _server.serve(handler, *args, **options)  # type: ignore[arg-type]
+    if options.pop("workers", None) is not None:
+        raise ValueError("workers are asyncio's: use whimbrel.serve")
+    described = _server.serve(handler, *args, **options)  # type: ignore[call-overload]
     addresses: dict[Address, None] = {}
     for host in described._hosts:
         addresses.update(dict.fromkeys(_resolve(host, described._port)))
