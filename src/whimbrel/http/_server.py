@@ -7,11 +7,12 @@ which of their requests were never looked at and may be sent again elsewhere (§
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack, overload
 
 import whimbrel
 from whimbrel._config import Limits
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from whimbrel._path import Address
     from whimbrel._server_stats import ServerStats
     from whimbrel._stream import Stream
+    from whimbrel._workers import ServeWorkers
 
 Handler: TypeAlias = Callable[[Request], Awaitable[None]]
 """What answers requests: called with each, in a task of its own."""
@@ -57,6 +59,7 @@ class ServeOptions(TypedDict, total=False):
     qlog: str | os.PathLike[str] | None
 
 
+@overload
 def serve(
     handler: Handler,
     host: str | Sequence[str] | None = None,
@@ -65,8 +68,36 @@ def serve(
     cert: tuple[str | os.PathLike[str], str | os.PathLike[str]],
     connect: Handler | None = None,
     protocols: Mapping[str, Handler] | None = None,
+    workers: None = None,
     **options: Unpack[ServeOptions],
-) -> _Serve:
+) -> _Serve: ...
+
+
+@overload
+def serve(
+    handler: Handler,
+    host: str | Sequence[str] | None = None,
+    port: int = 0,
+    *,
+    cert: tuple[str | os.PathLike[str], str | os.PathLike[str]],
+    connect: Handler | None = None,
+    protocols: Mapping[str, Handler] | None = None,
+    workers: int,
+    **options: Unpack[ServeOptions],
+) -> ServeWorkers: ...
+
+
+def serve(
+    handler: Handler,
+    host: str | Sequence[str] | None = None,
+    port: int = 0,
+    *,
+    cert: tuple[str | os.PathLike[str], str | os.PathLike[str]],
+    connect: Handler | None = None,
+    protocols: Mapping[str, Handler] | None = None,
+    workers: int | None = None,
+    **options: Unpack[ServeOptions],
+) -> _Serve | ServeWorkers:
     """Answer requests: ``async with serve(...) as server``.
 
     Args:
@@ -79,6 +110,7 @@ def serve(
             `Request.accept`. None: such requests get status 501.
         protocols: what is called where the client asks for a tunnel to this server, by the name of the protocol to be
             spoken in it, such as ``"websocket"`` (extended CONNECT, RFC 9220). Others get status 501.
+        workers: serve by so many processes on the one port: see `whimbrel.serve`. All handlers run there.
         options: those of `whimbrel.serve`. Of `Limits`, ``max_streams`` bounds the requests that one client may have
             at once. With ``early_data``, handlers of safe methods are called at once, others when the handshake is
             complete: see `Request.early`.
@@ -87,7 +119,15 @@ def serve(
         OSError: the port is in use, or a file cannot be read.
         ValueError: an argument or a file's content makes no sense; the message says which.
     """
-    return _Serve(_Handlers(handler, connect, dict(protocols or {})), host, port, cert, options)
+    described = _Serve(_Handlers(handler, connect, dict(protocols or {})), host, port, cert, options)
+    if workers is None:
+        return described
+    from whimbrel._workers import ServeWorkers, share_of
+
+    sockets = options.pop("sockets", "wildcard")
+    options["limits"] = share_of(options.get("limits") or Limits(), workers)
+    program = functools.partial(serve, handler, cert=cert, connect=connect, protocols=protocols, **options)
+    return ServeWorkers(program, described._quic._hosts, port, workers, sockets)
 
 
 @dataclass(frozen=True, slots=True)
