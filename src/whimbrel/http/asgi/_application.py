@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from whimbrel._errors import ConnectionLost
+from whimbrel._errors import ConnectionLost, WhimbrelError
 from whimbrel.http.asgi._errors import ClientDisconnected
 from whimbrel.http.asgi._exchange import Exchange
-from whimbrel.http.asgi._scope import http_scope
+from whimbrel.http.asgi._scope import http_scope, websocket_scope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from whimbrel.http._request import Request
     from whimbrel.http.asgi._types import Application
+    from whimbrel.http.asgi._websocket import WebSocket
+
+GOING_AWAY = 1001  # RFC 6455 §7.4.1
 
 _log = logging.getLogger("whimbrel")
 
@@ -37,6 +41,38 @@ class Caller:
         self._app = app
         self._state = state
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sockets: set[WebSocket] = set()
+
+    async def talk(self, request: Request) -> None:
+        """Have the application talk to a client that asks for a WebSocket (RFC 9220)."""
+        from whimbrel.http.asgi import _websocket
+
+        if request.headers.get("sec-websocket-version") != _websocket.VERSION:
+            headers = {"content-type": "text/plain", "sec-websocket-version": _websocket.VERSION}
+            await request.respond(400, headers, b"Only version 13 of WebSocket is spoken here.\n")
+            return
+        socket = _websocket.WebSocket(request)
+        call = self._app(websocket_scope(request, self._state), socket.receive, socket.send)
+        task = self._start(call, f"whimbrel-asgi-{request.id}")
+        reading = asyncio.create_task(socket.read(), name=f"whimbrel-websocket-{request.id}")
+        self._sockets.add(socket)
+        try:
+            await asyncio.wait({task})
+            await socket.leave(failed=not _is_no_news(task))
+            if socket.is_accepted:
+                await asyncio.wait({reading}, timeout=_websocket.PATIENCE)
+        except asyncio.CancelledError:
+            socket.disconnect(_websocket.ABNORMAL)
+            task.add_done_callback(_log_failure)
+            raise
+        finally:
+            self._sockets.discard(socket)
+            reading.cancel()
+            await asyncio.wait({reading})
+        if not _is_no_news(task):
+            task.result()
+        if not socket.is_decided:
+            raise RuntimeError("the application returned before it had accepted or denied the client")
 
     async def answer(self, request: Request) -> None:
         """Have the application answer a request."""
@@ -55,6 +91,12 @@ class Caller:
         task.result()
         if not exchange.is_complete:
             raise RuntimeError("the application returned before its answer was complete")
+
+    async def part(self) -> None:
+        """Tell who talks that the server closes; such conversations have no end of their own."""
+        for socket in tuple(self._sockets):
+            with suppress(WhimbrelError):
+                await socket.close(GOING_AWAY)
 
     def cancel(self) -> None:
         """Cancel what still runs."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Frameworks take 2.4 for a promise that they learn of a client's leaving by what they send next. Up to 2.3 they listen
 # for it meanwhile, so that a source of rare events is not kept for nobody.
 _HTTP_SPEC = "2.3"
+_WEBSOCKET_SPEC = "2.4"
 
 _EXTENSIONS = ("http.response.trailers", "http.response.early_hint", "http.response.pathsend")
 
@@ -30,6 +31,18 @@ def http_scope(request: Request, state: Mapping[str, Any]) -> Scope:
         "asgi": {"version": "3.0", "spec_version": _HTTP_SPEC},
         "method": request.method.upper(),
         **_common(request, state, extensions),
+    }
+
+
+def websocket_scope(request: Request, state: Mapping[str, Any]) -> Scope:
+    """The scope of a request for a WebSocket (RFC 9220)."""
+    offered = ",".join(request.headers.get_all("sec-websocket-protocol"))
+    return {
+        **_common(request, state, {"websocket.http.response": {}}),
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": _WEBSOCKET_SPEC},
+        "scheme": "wss",
+        "subprotocols": [name for part in offered.split(",") if (name := part.strip())],
     }
 
 

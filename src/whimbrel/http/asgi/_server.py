@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Unpack
 
 from whimbrel.http import _server as http3
@@ -95,6 +96,7 @@ class Server:
             LifespanFailed: the application says that it could not clean up.
         """
         try:
+            await self._caller.part()
             await asyncio.gather(self.http3.close(drain=drain), self._close_tcp(drain))
             await self._caller.close()
         except BaseException:
@@ -174,4 +176,6 @@ class _Serve:
         return server
 
     def _describe(self, caller: Caller, port: int) -> http3._Serve:
-        return http3.serve(caller.answer, self._host, port, cert=self._cert, **self._options)
+        # Without wsproto, clients are told that there are no WebSockets.
+        protocols = {"websocket": caller.talk} if find_spec("wsproto") is not None else None
+        return http3.serve(caller.answer, self._host, port, cert=self._cert, protocols=protocols, **self._options)
