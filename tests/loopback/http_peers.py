@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.asyncio.server import serve
-from aioquic.h3.connection import H3Connection
-from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
+from aioquic.h3.connection import FrameUnexpected, H3Connection
+from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEvent, StopSendingReceived, StreamReset
 
@@ -82,6 +82,7 @@ class OtherClient(QuicConnectionProtocol):
         self._changed = asyncio.Condition()
         self._ended: dict[int, asyncio.Event] = {}
         self._gone = asyncio.Event()
+        self.datagrams: list[tuple[int, bytes]] = []
 
     def ask(self, headers: Fields, content: bytes | None = None, *, end: bool = True) -> int:
         """Send a request; returns its stream."""
@@ -121,7 +122,7 @@ class OtherClient(QuicConnectionProtocol):
     def quic_event_received(self, event: QuicEvent) -> None:
         match event:
             case ProtocolNegotiated():  # The server's control streams may come next.
-                self.h3 = H3Connection(self._quic)
+                self.h3 = H3Connection(self._quic, self._quic.configuration.max_datagram_frame_size is not None)
                 self.start()
             case StreamReset(stream_id=stream, error_code=code) if stream in self.answers:
                 self.answers[stream].reset = code
@@ -148,6 +149,9 @@ class OtherClient(QuicConnectionProtocol):
                     answer.headers = fields
             case DataReceived(stream_id=stream, data=data, stream_ended=ended):
                 self.answers[stream].received += data
+            case DatagramReceived(stream_id=stream, data=data):
+                self.datagrams.append((stream, data))
+                return
             case _:
                 return
         if ended:
@@ -161,9 +165,16 @@ def request(method: str = "GET", path: str = "/", *more: tuple[bytes, bytes]) ->
 
 
 @contextlib.asynccontextmanager
-async def other_client(certificates: Certificates, server: http.Server) -> AsyncIterator[OtherClient]:
-    """A connection of aioquic's to a server of this test."""
-    configuration = QuicConfiguration(is_client=True, alpn_protocols=["h3"], server_name="localhost")
+async def other_client(
+    certificates: Certificates, server: http.Server, *, datagrams: bool = False
+) -> AsyncIterator[OtherClient]:
+    """A connection of aioquic's to a server of this test; with datagrams, it announces WebTransport as well."""
+    configuration = QuicConfiguration(
+        is_client=True,
+        alpn_protocols=["h3"],
+        server_name="localhost",
+        max_datagram_frame_size=65536 if datagrams else None,
+    )
     configuration.load_verify_locations(str(certificates.ca))
     host, port = server.addresses[0]
     async with connect(host, port, configuration=configuration, create_protocol=OtherClient) as client:
@@ -200,7 +211,10 @@ class OtherServer(QuicConnectionProtocol):
                 self.asked[stream] = headers
                 self.h3.send_headers(stream, self.answer)
             case DataReceived(stream_id=stream, data=data, stream_ended=ended):
-                self.h3.send_data(stream, data, ended)
+                with contextlib.suppress(FrameUnexpected):  # The client wants no more of it.
+                    self.h3.send_data(stream, data, ended)
+            case DatagramReceived(stream_id=stream, data=data):
+                self.h3.send_datagram(stream, data)
 
 
 @contextlib.asynccontextmanager

@@ -32,7 +32,7 @@ class MemoryServer:
     def __init__(self, handler: Handler | None = None) -> None:
         self.configuration = SimpleNamespace(is_client=False)
         self._quic_logger = None
-        self._remote_max_datagram_frame_size = None
+        self._remote_max_datagram_frame_size = 65536
         self.handler = handler or (lambda *_: None)
         self.requests: dict[int, dict[bytes, bytes]] = {}
         self.content: dict[int, bytearray] = {}
@@ -116,6 +116,10 @@ class MemoryConnection:
 
     async def accept_stream(self) -> Stream | ReceiveStream:
         return await self._accepted.get()
+
+    async def receive_datagram(self) -> bytes:
+        never: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def close(self, code: int = 0, reason: str = "", *, linger: float = 3.0) -> None:
         if self.server.closed is None:

@@ -27,7 +27,7 @@ from whimbrel.http._protocol import ErrorCode
 from whimbrel.http._request import BodyTooShort, Content, Request
 from whimbrel.http._response import RequestRejected, Response
 from whimbrel.http._server import Handler, ServeOptions, Server, serve
-from whimbrel.http._tunnel import Tunnel, TunnelRefused
+from whimbrel.http._tunnel import Tunnel, TunnelClosed, TunnelRefused
 from whimbrel.http._url import InvalidUrl, Url
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ __all__ = [
     "ServeOptions",
     "Server",
     "Tunnel",
+    "TunnelClosed",
     "TunnelRefused",
     "Url",
     "connect",

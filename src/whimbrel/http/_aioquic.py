@@ -21,6 +21,7 @@ from whimbrel.http._headers import request_problem
 from whimbrel.http._protocol import (
     NOTHING_MORE,
     ConnectionFailed,
+    DatagramReceived,
     DataReceived,
     ErrorCode,
     Event,
@@ -71,7 +72,10 @@ class AioquicHttp3:
         settings = self._h3.received_settings
         if settings is None:
             return None
-        return Extensions(extended_connect=settings.get(Setting.ENABLE_CONNECT_PROTOCOL) == 1)
+        return Extensions(
+            extended_connect=settings.get(Setting.ENABLE_CONNECT_PROTOCOL) == 1,
+            datagrams=settings.get(Setting.H3_DATAGRAM) == 1,
+        )
 
     def receive(self, stream: int, data: bytes, *, ended: bool = False) -> list[Event]:
         events: list[Event] = []
@@ -90,6 +94,12 @@ class AioquicHttp3:
                 code = ErrorCode.H3_CLOSED_CRITICAL_STREAM
                 events.append(self._transport.fail(code, "a QPACK stream was closed"))
         return events
+
+    def datagram_received(self, data: bytes) -> list[Event]:
+        return self._handle(quic_events.DatagramFrameReceived(data=data))
+
+    def datagram_prefix(self, stream: int) -> bytes:
+        return encode_uint_var(stream // 4)
 
     def reset_received(self, stream: int, code: int) -> list[Event]:
         self._goaway.pop(stream, None)
@@ -165,8 +175,14 @@ class AioquicHttp3:
                     break
                 events.append(HeadersReceived(event.stream_id, event.headers))
                 pieces = []
+            elif isinstance(event, h3_events.DatagramReceived):
+                if event.stream_id > _LAST_STREAM:
+                    self._transport.fail(ErrorCode.H3_DATAGRAM_ERROR, "a datagram is about a stream that cannot be")
+                else:
+                    events.append(DatagramReceived(event.stream_id, event.data))
+                continue
             else:
-                continue  # Pushes are refused, datagrams and WebTransport not announced: nothing else can come.
+                continue  # Pushes are refused, and WebTransport is not announced: nothing else can come.
             if event.stream_ended:
                 events.append(MessageEnded(event.stream_id))
         return events
@@ -198,6 +214,8 @@ class AioquicHttp3:
         reason = request_problem(event.headers)
         return MessageMalformed(stream, ErrorCode.H3_MESSAGE_ERROR, reason) if reason else None
 
+
+_LAST_STREAM = (1 << 62) - 1  # RFC 9000 §2.1
 
 # The low two bits of a unidirectional stream's id, by who opened it (RFC 9000 §2.1).
 _CLIENT_UNIDIRECTIONAL = 2
@@ -295,6 +313,8 @@ class _Connection(H3Connection):
         # H3Connection announces extended CONNECT whoever it is, and whatever is served.
         if not self._extensions.extended_connect:
             del settings[Setting.ENABLE_CONNECT_PROTOCOL]
+        if self._extensions.datagrams:
+            settings[Setting.H3_DATAGRAM] = 1
         return settings
 
     def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> RawHeaders:

@@ -19,7 +19,7 @@ from whimbrel._errors import (
     WhimbrelError,
 )
 from whimbrel.http._headers import Headers, HeadersLike, connect_headers, field_section, request_headers
-from whimbrel.http._protocol import ConnectionFailed, ErrorCode, RawHeaders
+from whimbrel.http._protocol import ConnectionFailed, ErrorCode, Extensions, RawHeaders
 from whimbrel.http._response import RequestRejected, Response
 from whimbrel.http._session import Session
 from whimbrel.http._tunnel import Tunnel, TunnelRefused
@@ -190,7 +190,7 @@ class Client(Session):
 
     async def __aenter__(self) -> Self:
         try:
-            await self._start(is_client=True)
+            await self._start(is_client=True, extensions=Extensions(datagrams=True))
             self._spawn(self._accept)
         except BaseException:
             await self.close(linger=0.0)
@@ -242,12 +242,15 @@ class Client(Session):
                 text = f"the server takes no extended CONNECT, so no {protocol}"
                 raise TunnelRefused(0, Headers(), b"", text, peer=self.authority)
         response = await self._begin("CONNECT")
+        # Before it is asked for: the first of them may overtake the answer.
+        datagrams = None if protocol is None else self.datagrams.expect(response.id)
         try:
             await response._send_head(section)
             await response._receive_headers()
             if not 200 <= response.status <= 299:
                 raise await self._refusal(response)
         except BaseException:
+            self.datagrams.forget(response.id)
             response._cancel(ErrorCode.H3_REQUEST_CANCELLED)
             raise
         stream, received = response._hand_over()
@@ -258,6 +261,7 @@ class Client(Session):
             response.headers,
             protocol,
             received=received,
+            datagrams=datagrams,
             over=partial(self.stream_done, stream.id),
         )
         return tunnel
@@ -279,6 +283,13 @@ class Client(Session):
         # RFC 9114 §6.1: only an extension that we asked for may have servers open these.
         reason = "the server opened a bidirectional stream"
         self.connection_failed(ConnectionFailed(ErrorCode.H3_STREAM_CREATION_ERROR, reason))
+
+    def _unwanted_datagram(self, stream: int) -> None:
+        # RFC 9297 §2. Of tunnels with a protocol they are wanted; what is over is not here any more.
+        if (response := self._responses.get(stream)) is not None:
+            response._cancel(ErrorCode.H3_DATAGRAM_ERROR)
+        if (tunnel := self._tunnels.get(stream)) is not None:
+            tunnel.cancel(ErrorCode.H3_DATAGRAM_ERROR)
 
     def _going_away(self, first: int) -> None:
         _log.debug("%s takes no more requests on this connection", self.authority)

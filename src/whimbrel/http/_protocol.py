@@ -16,8 +16,9 @@ RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class ErrorCode(IntEnum):
-    """Why a stream or a connection is ended (RFC 9114 §8.1, RFC 9204 §6)."""
+    """Why a stream or a connection is ended (RFC 9114 §8.1, RFC 9204 §6, RFC 9297 §5.2)."""
 
+    H3_DATAGRAM_ERROR = 0x33
     H3_NO_ERROR = 0x100
     H3_GENERAL_PROTOCOL_ERROR = 0x101
     H3_INTERNAL_ERROR = 0x102
@@ -95,7 +96,15 @@ class ConnectionFailed:
     reason: str
 
 
-Event = HeadersReceived | DataReceived | MessageEnded | MessageMalformed | GoAway | ConnectionFailed
+@dataclass(frozen=True, slots=True)
+class DatagramReceived:
+    """A datagram about the request on a stream (RFC 9297 §2.1)."""
+
+    stream: int
+    data: bytes
+
+
+Event = HeadersReceived | DataReceived | MessageEnded | MessageMalformed | GoAway | ConnectionFailed | DatagramReceived
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,8 @@ class Extensions:
 
     extended_connect: bool = False
     """A server takes CONNECT with ``:protocol`` (RFC 9220)."""
+    datagrams: bool = False
+    """HTTP datagrams are understood (RFC 9297 §2.1.1)."""
 
 
 NOTHING_MORE = Extensions()
@@ -119,6 +130,14 @@ class Http3(Protocol):
 
     def receive(self, stream: int, data: bytes, *, ended: bool = False) -> list[Event]:
         """Bytes that the peer sent on a stream, in order; ``ended``: they are the last ones."""
+        ...
+
+    def datagram_received(self, data: bytes) -> list[Event]:
+        """The peer sent a datagram (RFC 9221)."""
+        ...
+
+    def datagram_prefix(self, stream: int) -> bytes:
+        """What comes first in a datagram about a stream (RFC 9297 §2.1)."""
         ...
 
     def reset_received(self, stream: int, code: int) -> list[Event]:

@@ -267,7 +267,16 @@ class Request(AsyncIterator[bytes]):
             raise LocalProtocolError("a tunnel has no Content-Length (RFC 9110 §9.3.6)")
         await self._write(self._head(200, fields))
         self._stream.on_stopped(None)
-        self._tunnel = Tunnel(self._owner, self._stream, 200, fields, self.protocol, received=self._chunks)
+        self._tunnel = Tunnel(
+            self._owner,
+            self._stream,
+            200,
+            fields,
+            self.protocol,
+            received=self._chunks,
+            # TCP has no datagrams; of other protocols we cannot know.
+            datagrams=None if self.protocol is None else self._owner.datagrams.expect(self.id),
+        )
         self._stream = self._tunnel
         self._received = self._sent = True
         return self._tunnel

@@ -90,6 +90,11 @@ class Response(AsyncIterator[bytes]):
         if method == "HEAD":
             self._http3.expect_no_content(stream.id)
 
+    @property
+    def id(self) -> int:
+        """The number of its stream."""
+        return self._stream.id
+
     async def __anext__(self) -> bytes:
         """The next piece of content, of whatever size it came in.
 

@@ -218,7 +218,8 @@ class ServerSession(Session):
     async def run(self) -> None:
         """Answer requests until the connection ends."""
         try:
-            await self._start(is_client=False, extensions=Extensions(extended_connect=bool(self._handlers.protocols)))
+            served = bool(self._handlers.protocols)
+            await self._start(is_client=False, extensions=Extensions(extended_connect=served, datagrams=served))
             await self._accept()
         except ConnectionLost as lost:
             _log.debug("%s", lost)
@@ -270,6 +271,12 @@ class ServerSession(Session):
     def _done(self, task: asyncio.Task[None]) -> None:
         del self._requests[task]
         self._free.release()
+
+    def _unwanted_datagram(self, stream: int) -> None:
+        for request in self._requests.values():
+            # RFC 9297 §2: of what is known to have no datagrams; others may be about to be accepted, or are over.
+            if request.id == stream and request.method and request.protocol is None:
+                request.abort(ErrorCode.H3_DATAGRAM_ERROR)
 
     def _going_away(self, first: int) -> None:
         _log.debug("%s takes no more pushes, of which there are none", self._peer)

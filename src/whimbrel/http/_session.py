@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 from whimbrel._errors import RemoteProtocolError, StreamReset, StreamStopped, WhimbrelError
 from whimbrel._stream import ReceiveStream, SendStream, Stream
 from whimbrel.http._aioquic import AioquicHttp3
+from whimbrel.http._datagrams import Datagrams
 from whimbrel.http._protocol import NOTHING_MORE, ConnectionFailed, Event, Extensions, GoAway, Http3, code_name
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Session(ABC):
 
     connection: Connection
     http3: Http3
+    datagrams: Datagrams
 
     _other_end: ClassVar[str]
     """What messages call the peer."""
@@ -85,6 +87,10 @@ class Session(ABC):
         """The peer opened a stream in both directions."""
 
     @abstractmethod
+    def _unwanted_datagram(self, stream: int) -> None:
+        """The peer sent a datagram about a stream whose request has none (RFC 9297 §2), or that is no more."""
+
+    @abstractmethod
     def _going_away(self, first: int) -> None:
         """The peer said GOAWAY."""
 
@@ -102,9 +108,14 @@ class Session(ABC):
             peer_takes_datagrams=lambda: self.connection.max_datagram_size > 0,
             extensions=extensions,
         )
+        self.datagrams = Datagrams(
+            self.connection, self.http3, unwanted=self._unwanted_datagram, failed=self.connection_failed
+        )
         for waiting in self.http3.take_control():
             await self._write_control(*waiting)
         self._spawn(self._write_all_control)
+        if extensions.datagrams:
+            self._spawn(self.datagrams.run)
 
     async def _stop(self) -> None:
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]

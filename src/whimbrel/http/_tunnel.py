@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from whimbrel._errors import (
     ConnectionLost,
+    DatagramTooLarge,
     LocalProtocolError,
     RemoteProtocolError,
     StreamError,
@@ -35,6 +36,9 @@ from whimbrel.http._response import FRAME_SIZE, READ_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from typing_extensions import Buffer
+
+    from whimbrel.http._datagrams import DatagramQueue
     from whimbrel.http._session import Session
 
 
@@ -55,6 +59,17 @@ class TunnelRefused(StreamError):
         self.status = status
         self.headers = headers
         self.body = body
+
+
+class TunnelClosed(StreamError):
+    """The tunnel is over, so no datagrams come any more.
+
+    Attributes:
+        code: what the peer reset it with; else H3_NO_ERROR.
+    """
+
+    slug = "tunnel-closed"
+    default = "the tunnel on {stream} is over"
 
 
 class Tunnel(Stream):
@@ -80,6 +95,7 @@ class Tunnel(Stream):
         protocol: str | None,
         *,
         received: Iterable[bytes] = (),
+        datagrams: DatagramQueue | None = None,
         over: Callable[[], None] = lambda: None,
     ) -> None:
         """Made by this package only.
@@ -91,6 +107,7 @@ class Tunnel(Stream):
             headers: likewise.
             protocol: likewise.
             received: content that came with the question or the answer.
+            datagrams: those about the stream. None: what is spoken has none, such as TCP.
             over: called when both directions have ended.
         """
         vars(self).update(vars(stream))  # Whatever it knew, the tunnel knows.
@@ -103,6 +120,7 @@ class Tunnel(Stream):
         self._start = 0  # What of the first chunk has been read.
         self._head = b""  # Of a frame that has begun, what the connection has not taken yet.
         self._due = 0  # Bytes that the frame still lacks.
+        self._datagrams = datagrams
         self._over = over
         self._http3.tunnel(stream.id)
 
@@ -112,6 +130,57 @@ class Tunnel(Stream):
         received = self._ended or self._stopped or self._reset_by_peer is not None
         sent = self._finished or self._reset or self._stopped_by_peer is not None
         return received and sent
+
+    # Datagrams --------------------------------------------------------------------------------------------------------
+
+    @property
+    def max_datagram_size(self) -> int:
+        """The largest datagram that can be sent now, bytes; 0 where the peer or the protocol has none."""
+        extensions = self._http3.peer_extensions()
+        if self._datagrams is None or extensions is None or not extensions.datagrams:
+            return 0
+        return max(0, self._connection.max_datagram_size - len(self._http3.datagram_prefix(self.id)))
+
+    @property
+    def datagrams_dropped(self) -> int:
+        """How many were received and not fetched in time: at most 256 wait."""
+        return 0 if self._datagrams is None else self._datagrams.dropped
+
+    def send_datagram(self, data: Buffer) -> None:
+        """Send an unreliable datagram along with the tunnel (RFC 9297). When too many wait, the oldest is dropped.
+
+        Raises:
+            DatagramTooLarge: it is larger than `max_datagram_size`.
+            LocalProtocolError: the tunnel is over.
+            ConnectionLost: the connection ended.
+        """
+        connection, view = self._connection, memoryview(data).cast("B")
+        if self.is_over and connection._lost is None:
+            raise LocalProtocolError("the tunnel is over, so it has no datagrams any more", peer=connection.peer)
+        if view.nbytes > (limit := self.max_datagram_size) and connection._lost is None:
+            text = (
+                f"a datagram of {view.nbytes} bytes is larger than {limit}" if limit else "this tunnel has no datagrams"
+            )
+            raise DatagramTooLarge(text, peer=connection.peer)
+        connection.send_datagram(b"".join((self._http3.datagram_prefix(self.id), view)))
+
+    async def receive_datagram(self) -> bytes:
+        """Wait for a datagram of the peer's. Somebody reads the tunnel meanwhile, or its end is not noticed.
+
+        Raises:
+            TunnelClosed: the tunnel is over.
+            LocalProtocolError: what is spoken has no datagrams.
+            ConnectionLost: the connection ended.
+        """
+        if self._datagrams is None:
+            raise LocalProtocolError("plain CONNECT has no datagrams", peer=self._connection.peer)
+        data = await self._datagrams.get()
+        if data is not None:
+            return data
+        if self._connection._lost is not None:
+            raise self._owner.failure() or self._connection._error()
+        code = self._reset_by_peer if self._reset_by_peer is not None else ErrorCode.H3_NO_ERROR
+        raise TunnelClosed(code, stream=self.id, peer=self._connection.peer)
 
     # Giving up --------------------------------------------------------------------------------------------------------
 
@@ -291,4 +360,5 @@ class Tunnel(Stream):
 
     def _check_over(self) -> None:
         if self.is_over:
+            self._owner.datagrams.forget(self.id)
             self._over()
