@@ -16,12 +16,13 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whimbrel.cli import _app, _tunnel_server, fail
+from whimbrel.cli import _app, _tunnel_server, _workers, fail
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from whimbrel import http
+    from whimbrel._workers import Workers
     from whimbrel.cli._certificate import Certificate
     from whimbrel.http import asgi
 
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--client-ca", metavar="FILE", type=Path, help="serve only who has a certificate of this CA")
     parser.add_argument("--upload", metavar="DIR", type=Path, help="take files by PUT, and store them here")
     parser.add_argument("-q", "--quiet", action="store_true", help="no line for each request")
+    _workers.add_arguments(parser)
     _app.add_arguments(parser)
     _tunnel_server.add_arguments(parser)
 
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if problem := _app.problem(args):
         return fail(problem, 2)
     is_app = _app.is_named(args.folder)
-    if problem := _tunnel_server.problem(args):
+    if problem := _tunnel_server.problem(args) or _workers.problem(args, is_app=is_app):
         return fail(problem, 2)
     if args.folder is None and (args.upload or not args.tunnel):
         return fail("DIR, the folder to serve, is missing", 2)
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if args.upload is not None and (problem := _folder_problem(args.upload, os.W_OK | os.X_OK, "write")):
         return fail(problem)
     try:
-        return asyncio.run(_app.serve(args) if is_app else _serve(args))
+        return asyncio.run(_app.serve(args) if is_app else _workers.serve(args) if args.workers else _serve(args))
     except socket.gaierror as error:
         return fail(f"cannot find {args.host}: {error.strerror}")
     except (OSError, ValueError) as error:
@@ -101,14 +103,26 @@ def _folder_problem(folder: Path, wanted: int, what: str) -> str:
 
 
 async def _serve(args: argparse.Namespace) -> int:
+    pair, certificate = _certificates(args)
+    with _ended_by_signals() as ended:
+        async with _site(args, pair, _hosts(args), args.port) as server:
+            _announce(args, server, pair[0], certificate)
+            await ended.first.wait()
+            await _close(server, ended.second)
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _site(
+    args: argparse.Namespace, pair: tuple[Path, Path], hosts: Sequence[str], port: int
+) -> AsyncIterator[http.Server]:
+    """The server that was asked for, in this process."""
     from whimbrel import http
     from whimbrel.cli._access_log import AccessLog
     from whimbrel.cli._static import Site
     from whimbrel.cli._static_folder import Folder
     from whimbrel.cli._uploads import Uploads
 
-    certificate = None if args.cert else _certificate(args.host)
-    pair = (args.cert, args.key) if certificate is None else (certificate.chain, certificate.key)
     site: http.Handler = _tunnel_server.nothing_else
     if args.folder is not None:
         site = Site(Folder(args.folder), Uploads(Folder(args.upload)) if args.upload else None)
@@ -118,15 +132,9 @@ async def _serve(args: argparse.Namespace) -> int:
         options |= _tunnel_server.options(args)
     if args.client_ca is not None:
         options["client_ca"] = args.client_ca
-    with _tunnel_server.gate(args) as gate, _ended_by_signals() as ended:
-        server = await http.serve(handler, args.host, args.port, cert=pair, connect=gate, **options)
-        try:
-            _announce(args, server, pair[0], certificate)
-            await ended.first.wait()
-            await _close(server, ended.second)
-        finally:
-            await server.close()
-    return 0
+    with _tunnel_server.gate(args) as gate:
+        async with http.serve(handler, hosts, port, cert=pair, connect=gate, **options) as server:
+            yield server
 
 
 async def _close(server: http.Server | asgi.Server, at_once: asyncio.Event) -> None:
@@ -140,7 +148,9 @@ async def _close(server: http.Server | asgi.Server, at_once: asyncio.Event) -> N
         await closing
 
 
-def _announce(args: argparse.Namespace, server: http.Server, chain: Path, certificate: Certificate | None) -> None:
+def _announce(
+    args: argparse.Namespace, server: http.Server | Workers, chain: Path, certificate: Certificate | None
+) -> None:
     from whimbrel._errors import address_text
     from whimbrel.cli._certificate import Certificate
     from whimbrel.http._url import authority
@@ -162,6 +172,18 @@ def _announce(args: argparse.Namespace, server: http.Server, chain: Path, certif
         else f"try: whimbrel pipe {authority_file}{_tunnel_server.shown(args)}{host}:{port}",
     ]
     print("\n".join(lines), flush=True)
+
+
+def _hosts(args: argparse.Namespace) -> list[str]:
+    return ["0.0.0.0", "::"] if args.host is None else [args.host]
+
+
+def _certificates(args: argparse.Namespace) -> tuple[tuple[Path, Path], Certificate | None]:
+    """Chain and key, and where they came from if they were not given."""
+    if args.cert:
+        return (args.cert, args.key), None
+    certificate = _certificate(args.host)
+    return (certificate.chain, certificate.key), certificate
 
 
 def _certificate(host: str | None) -> Certificate:
