@@ -47,6 +47,9 @@ Content: TypeAlias = bytes | bytearray | memoryview | AsyncIterable[bytes] | Bin
 WRITE_SIZE = 1 << 20
 """Bytes offered to the connection at once: what it does not take of them is offered, and copied, again."""
 
+WRITE_COST = 4 << 10
+"""Bytes that are written in about the time that a write takes by itself."""
+
 _log = logging.getLogger("whimbrel")
 
 
@@ -395,8 +398,8 @@ class Request(AsyncIterator[bytes]):
             # Half a frame is none, and whoever cancelled this call may go on.
             self._unsent = data[self._stream.bytes_written - before :]
             raise
-        self._since_turn += len(data)
-        # A write that need not wait gives the loop's other tasks no turn.
+        # A write that need not wait gives the loop's other tasks no turn; a small one takes its time, too.
+        self._since_turn += max(len(data), WRITE_COST)
         if self._since_turn >= TURN_SIZE:
             self._since_turn = 0
             await asyncio.sleep(0)
