@@ -33,6 +33,7 @@ pytestmark = pytest.mark.anyio
 
 LARGE = bytes(range(251)) * 40_000  # 10 MB: more than flows without being read.
 SECRET = b"not for you"
+ALLOWED = "GET, HEAD, OPTIONS, PUT, PATCH, DELETE, MKCOL"
 
 
 class Scene:
@@ -175,7 +176,10 @@ async def test_methods(scene: Scene, certificates: Certificates) -> None:
     async with scene.open(certificates):
         for method, status in [("OPTIONS", 204), ("POST", 405), ("DELETE", 405), ("TRACE", 405), ("get", 405)]:
             response, _ = await scene.ask(method, "/text.txt")
-            assert (response.status, response.headers["allow"]) == (status, "GET, HEAD, OPTIONS, PUT")
+            assert (response.status, response.headers["allow"]) == (
+                status,
+                ALLOWED,
+            )
         assert (await scene.ask("OPTIONS", "*"))[0].status == 204
     async with served(certificates, Site(Folder(scene.root))) as (_, client):
         response = await client.request("PUT", "/new", body=b"x")
@@ -448,10 +452,10 @@ async def test_of_two_who_create_the_same_file_one_wins(scene: Scene, certificat
 async def test_a_disk_that_is_full_is_told_in_one_sentence(
     scene: Scene, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(descriptor: int, data: object) -> int:
+    def full(descriptor: int, data: object, position: int) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("whimbrel.cli._uploads.os.write", full)
+    monkeypatch.setattr("whimbrel.cli._upload_files.os.pwrite", full)
     async with scene.open(certificates):
         response = await scene.client.request("PUT", "/file", body=LARGE)
         assert response.status == 507

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from whimbrel import cli
 from whimbrel.cli._certificate import RENEW, VALID, development_certificate, state_folder
+from whimbrel.cli._disk import in_thread
 from whimbrel.cli._static_listing import listing
 from whimbrel.cli._static_rules import (
     MAX_RANGES,
@@ -30,7 +31,6 @@ from whimbrel.cli._static_rules import (
     judge,
     segments,
 )
-from whimbrel.cli._uploads import _in_thread
 from whimbrel.http import Headers
 
 NOW = Validators('"now"', 1_000_000)
@@ -359,13 +359,13 @@ async def test_a_write_is_over_however_often_its_upload_is_cancelled() -> None:
     loop = asyncio.get_running_loop()
     over = False
 
-    def write(descriptor: int, batch: list[bytes]) -> None:
+    def write() -> None:
         nonlocal over
         loop.call_soon_threadsafe(began.set)
         assert go_on.wait(30)
         over = True
 
-    task = asyncio.create_task(_in_thread(write, -1, []))
+    task = asyncio.create_task(in_thread(write))
     await began.wait()
     for _ in range(2):
         task.cancel()

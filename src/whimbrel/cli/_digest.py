@@ -16,4 +16,16 @@ def sha256_in(field: str) -> bytes | None:
     return None if match is None else base64.b64decode(match[1], validate=True)
 
 
+def sha256_field(digest: bytes) -> str:
+    """What such a field says of a hash."""
+    return f"sha-256=:{base64.b64encode(digest).decode('ascii')}:"
+
+
+def is_wanted(field: str) -> bool:
+    """Whether a Want-Repr-Digest field asks for a SHA-256 (RFC 9530 §4); a preference of 0 says that it does not."""
+    match = _WANTED.search(field)
+    return match is not None and match[1] != "0"
+
+
 _SHA_256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
+_WANTED = re.compile(r"(?:^|,)\s*sha-256=(\d+)\s*(?:,|$)")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import secrets
 from typing import TYPE_CHECKING
 
 from whimbrel import WhimbrelError
+from whimbrel.cli._digest import is_wanted, sha256_field
+from whimbrel.cli._disk import sha256
 from whimbrel.cli._static_folder import Folder, Opened, Refused
 from whimbrel.cli._static_listing import listing
 from whimbrel.cli._static_rules import (
@@ -20,6 +23,7 @@ from whimbrel.cli._static_rules import (
     judge,
     segments,
 )
+from whimbrel.cli._uploads import ANNOUNCEMENT, METHODS
 from whimbrel.http import BodyTooShort, FilePart
 from whimbrel.http._files import file_pieces
 
@@ -44,7 +48,9 @@ class Site:
     def __init__(self, folder: Folder, uploads: Uploads | None = None) -> None:
         self._folder = folder
         self._uploads = uploads
-        self._allowed = "GET, HEAD, OPTIONS" + (", PUT" if uploads else "")
+        self._options = {"allow": "GET, HEAD, OPTIONS"}
+        if uploads is not None:
+            self._options = {"allow": ", ".join(["GET, HEAD, OPTIONS", *METHODS]), **ANNOUNCEMENT}
 
     async def __call__(self, request: Request) -> None:
         """Answer one request.
@@ -56,8 +62,10 @@ class Site:
         try:
             await self._answer(request)
         except (BadTarget, Refused) as refusal:
-            status = refusal.status if isinstance(refusal, Refused) else 400
-            await refuse(request, status, str(refusal))
+            status, headers = (refusal.status, refusal.headers) if isinstance(refusal, Refused) else (400, {})
+            if status == 405:
+                headers = {"allow": self._options["allow"]}  # RFC 9110 §15.5.6
+            await refuse(request, status, str(refusal), **headers)
         except BodyTooShort:
             request.abort()
             raise
@@ -70,15 +78,17 @@ class Site:
     async def _answer(self, request: Request) -> None:
         match request.method:
             case "OPTIONS":
-                await request.respond(204, {"allow": self._allowed})
+                await request.respond(204, self._options)
+            case "HEAD" if self._uploads is not None and self._uploads.is_upload(request):
+                await self._uploads.take(request)
             case "GET" | "HEAD":
                 names, is_folder = segments(request.path)
                 with self._folder.open(names) as opened:
                     await self._show(request, names, opened, is_folder)
-            case "PUT" if self._uploads is not None:
+            case method if self._uploads is not None and method in METHODS:
                 await self._uploads.take(request)
             case method:
-                await refuse(request, 405, f"{method} is not done here", allow=self._allowed)
+                await refuse(request, 405, f"{method} is not done here", allow=self._options["allow"])
 
     async def _show(self, request: Request, names: list[str], opened: Opened, is_folder: bool) -> None:
         if not opened.is_folder:
@@ -131,16 +141,39 @@ async def _send_file(request: Request, name: str, opened: Opened) -> None:
     ranges = chosen_ranges(request.headers, length, current) if request.method == "GET" else None
     if ranges is None:
         part = FilePart(opened.descriptor, 0, length)
-        await request.respond(200, {**headers, "content-type": kind}, part)
+        await _send_part(request, 200, {**headers, "content-type": kind}, part, length)
     elif not ranges:
         await refuse(request, 416, "the file is shorter", **{"content-range": content_range(None, length)})
     elif len(ranges) == 1:
         part = FilePart(opened.descriptor, ranges[0].start, len(ranges[0]))
-        await request.respond(
-            206, {**headers, "content-type": kind, "content-range": content_range(ranges[0], length)}, part
-        )
+        headers = {**headers, "content-type": kind, "content-range": content_range(ranges[0], length)}
+        await _send_part(request, 206, headers, part, length)
     else:
         await _send_ranges(request, headers, kind, opened.descriptor, ranges, length)
+
+
+async def _send_part(request: Request, status: int, headers: dict[str, str], part: FilePart, length: int) -> None:
+    """One part of a file, or all of it; with the hash of all of it for who wants that (RFC 9530 §4)."""
+    if not is_wanted(request.headers.get("want-repr-digest", "")):
+        await request.respond(status, headers, part)
+    elif request.method == "HEAD":
+        digest = await sha256(part.descriptor, length)
+        await request.respond(status, {**headers, "repr-digest": sha256_field(digest.digest())}, part)
+    else:
+        # After the content, so that nobody waits for the hash before the first byte.
+        hashing = asyncio.create_task(sha256(part.descriptor, length))
+        try:
+            await request.start(status, {**headers, "content-length": str(part.length), "trailer": "repr-digest"})
+            sent = 0
+            async for piece in file_pieces(part):
+                await request.write(piece)
+                sent += len(piece)
+            if sent < part.length:
+                raise BodyTooShort("the file was cut short while it was sent")
+            await request.finish({"repr-digest": sha256_field((await hashing).digest())})
+        finally:
+            hashing.cancel()
+            await asyncio.wait([hashing])
 
 
 async def _send_ranges(

@@ -19,11 +19,13 @@ class Refused(Exception):
 
     Attributes:
         status: of the answer.
+        headers: further ones of the answer.
     """
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(sentence)
         self.status = status
+        self.headers = headers or {}
 
 
 @dataclass(frozen=True, slots=True)

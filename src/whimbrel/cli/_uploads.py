@@ -1,56 +1,170 @@
-"""Takes files by PUT: under a temporary name while they come, under their own when they are whole (RFC 9110 §9.3.4)."""
+"""Takes files by PUT, and folders by MKCOL: a file has its name once it is whole (RFC 9110 §9.3.4, RFC 4918 §9.3).
+
+An upload that may be resumed follows draft-ietf-httpbis-resumable-upload: PUT with ``Upload-Complete: ?0`` begins it,
+and is told where it goes on and how much is there; PATCH appends. It is known by what it will be, name, length and
+SHA-256, which are all in its URL: so nothing but the part itself need outlive this process, and a client that has lost
+everything finds it again by asking once more. A file that is there already needs no upload, and the answer says so.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import errno
-import hashlib
 import os
-import secrets
-import stat
+import re
+import time
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from whimbrel.cli._digest import sha256_in
+from whimbrel.cli._digest import sha256_field, sha256_in
+from whimbrel.cli._disk import settle_folder
 from whimbrel.cli._static_folder import Folder, Refused
-from whimbrel.cli._static_rules import Validators, Verdict, judge, segments
+from whimbrel.cli._static_rules import Validators, encoded_path, segments
+from whimbrel.cli._upload_files import Part, Target, refusing, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from whimbrel.http import Headers, Request
 
-BATCH = 1 << 20
-"""Bytes written and hashed at once, by a thread: the event loop waits for no disk."""
+METHODS = ("PUT", "PATCH", "DELETE", "MKCOL")
+PARTIAL = "application/partial-upload"
+MAX_AGE = 7 * 86400
+"""Seconds that a part is kept which nobody goes on with."""
+ANNOUNCEMENT = {"upload-limit": f"max-age={MAX_AGE}", "accept-patch": PARTIAL}
+"""What tells clients that uploads may be resumed here."""
 
 
 class Uploads:
     """Stores what is sent.
 
     Args:
-        folder: where it goes; paths of requests are taken from there. Folders in it are not made.
+        folder: where it goes; paths of requests are taken from there.
     """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+        self._appending: dict[tuple[int, int, str], asyncio.Task[object]] = {}
+
+    @staticmethod
+    def is_upload(request: Request) -> bool:
+        """Whether a request is about an upload that began, and not about a file."""
+        return _RESOURCE.fullmatch(request.query) is not None
 
     async def take(self, request: Request) -> None:
-        """Answer a PUT.
+        """Answer a request that stores something, or asks about an upload.
 
         Raises:
             BadTarget, Refused: it is not taken.
-            WhimbrelError: the client went away; nothing is left of what came.
+            WhimbrelError: the client went away; what came of an upload that may be resumed is kept.
         """
         names, is_folder = segments(request.path)
+        if request.method == "MKCOL":
+            await self._make_folder(request, names)
+            return
         if is_folder:
             raise Refused(405, "only files are taken, and this path is a folder's")
+        with self._parent(names[:-1]) as parent, refusing():
+            target = Target(parent, names[-1])
+            match request.method:
+                case "PUT" if "upload-complete" in request.headers:
+                    await self._begin(request, names, target)
+                case "PUT":
+                    await self._store(request, target)
+                case "HEAD" | "PATCH" | "DELETE" if self.is_upload(request):
+                    await self._go_on(request, target)
+                case method:
+                    raise Refused(405, f"{method} is for uploads that have begun")
+
+    async def _store(self, request: Request, target: Target) -> None:
+        """All of it, in one request."""
         if "content-range" in request.headers:
             raise Refused(400, "parts of files are not taken")  # RFC 9110 §14.5
-        wanted = _wanted_digest(request.headers)
-        with self._parent(names[:-1]) as parent:
-            stored = await _Upload(parent, names[-1]).store(request, wanted)
-        await request.respond(201 if stored.is_new else 204, stored.headers)
+        headers = request.headers
+        wanted = _digest(headers)
+        target.judge(headers)
+        target.check_room(int(headers.get("content-length", "0")))
+        part = Part.fresh(target.parent)
+        try:
+            with part.open() as descriptor:
+                digest = (await write(request, descriptor, 0, None)).digest()
+                if wanted is not None and wanted != digest:
+                    raise Refused(400, "what came is not what its digest says")
+                is_new = await target.give(part.name, descriptor, headers, _modified(headers))
+                facts = os.fstat(descriptor)
+        finally:
+            part.drop()
+        await request.respond(201 if is_new else 204, _about(facts, digest))
+
+    async def _begin(self, request: Request, names: list[str], target: Target) -> None:
+        headers = request.headers
+        digest, length = _digest(headers), _number(headers, "upload-length")
+        if headers["upload-complete"] != "?0" or digest is None or length is None or await _has_content(request):
+            raise Refused(400, "an upload begins without content, and with Upload-Length and Repr-Digest")
+        current = target.judge(headers)
+        if current is not None and await target.holds(digest, length):
+            await request.respond(204, {"upload-complete": "?1", **_about(current, digest)})
+            return
+        part = Part.of(target, digest, length)
+        await self._interrupt(target, part)
+        _sweep(target.parent)
+        target.check_room(length - part.size())
+        where = f"{encoded_path(names, folder=False)}?upload={digest.hex()}-{length}"
+        await request.respond(201, {"location": where, **_progress(part.size(), length), **ANNOUNCEMENT})
+
+    async def _go_on(self, request: Request, target: Target) -> None:
+        match = _RESOURCE.fullmatch(request.query)
+        assert match is not None, "asked before"
+        digest, length = bytes.fromhex(match[1]), int(match[2])
+        part = Part.of(target, digest, length)
+        # Who asks has lost what appended before: a connection may look alive for long after its client has died.
+        await self._interrupt(target, part)
+        if request.method == "HEAD":
+            await request.respond(204, {**_progress(part.size(), length), "cache-control": "no-store"})
+        elif request.method == "DELETE":
+            part.drop()
+            await request.respond(204)
+        else:
+            with self._alone(target, part):
+                await self._append(request, target, part, digest, length)
+
+    async def _append(self, request: Request, target: Target, part: Part, digest: bytes, length: int) -> None:
+        headers = request.headers
+        if headers.get("content-type") != PARTIAL:
+            raise Refused(415, f"what is appended has the type {PARTIAL}")
+        if headers.get("upload-complete") not in ("?0", "?1"):
+            raise Refused(400, "Upload-Complete says neither ?0 nor ?1")
+        size = part.size()
+        if _number(headers, "upload-offset") != size:
+            raise Refused(409, f"there are {size} bytes", _progress(size, length))
+        target.judge(headers)
+        with part.open() as descriptor:
+            came = await write(request, descriptor, size, length)
+            size = os.fstat(descriptor).st_size
+            if size < length:
+                if headers["upload-complete"] == "?1":
+                    raise Refused(400, f"{size} bytes are not all of {length}", _progress(size, length))
+                await request.respond(204, _progress(size, length))
+                return
+            if came.digest() != digest:
+                part.drop()
+                raise Refused(409, "what came is not what its digest says", _progress(0, length))
+            is_new = await target.give(part.name, descriptor, headers, _modified(headers))
+            facts = os.fstat(descriptor)
+        await request.respond(201 if is_new else 204, {"upload-complete": "?1", **_about(facts, digest)})
+
+    async def _make_folder(self, request: Request, names: list[str]) -> None:
+        if await _has_content(request):
+            raise Refused(415, "a folder is made without content")
+        if not names:
+            raise Refused(405, "the folder is there")
+        with self._parent(names[:-1]) as parent, refusing():
+            try:
+                os.mkdir(names[-1], dir_fd=parent)
+            except FileExistsError:
+                raise Refused(405, "there is something of that name") from None
+            settle_folder(parent)
+        await request.respond(201)
 
     @contextlib.contextmanager
     def _parent(self, names: list[str]) -> Iterator[int]:
@@ -64,129 +178,76 @@ class Uploads:
                 raise
             raise Refused(409, "the folder does not exist") from None
 
-
-class _Stored:
-    def __init__(self, facts: os.stat_result, digest: bytes, is_new: bool) -> None:
-        self.is_new = is_new
-        self.headers = {
-            "etag": Validators.of(facts).etag,
-            "repr-digest": f"sha-256=:{base64.b64encode(digest).decode('ascii')}:",  # RFC 9530 §3
-        }
-
-
-class _Upload:
-    """One file on its way.
-
-    Args:
-        parent: the folder, open: wherever it is moved meanwhile, the file goes there.
-        name: of the file in it.
-    """
-
-    def __init__(self, parent: int, name: str) -> None:
-        self._parent = parent
-        self._name = name
-        self._part = f".{secrets.token_hex(8)}.part"
-        self._digest = hashlib.sha256()
-
-    async def store(self, request: Request, wanted: bytes | None) -> _Stored:
-        current = self._current()
-        self._judge(request, current)
-        self._check_room(request.headers)
-        try:
-            with self._file() as descriptor:
-                await self._receive(request, descriptor)
-                digest = self._digest.digest()
-                if wanted is not None and wanted != digest:
-                    raise Refused(400, "what came is not what its digest says")
-                # Once more: it took a while.
-                current = self._current()
-                self._judge(request, current)
-                self._commit(exclusively=request.headers.get("if-none-match", "").strip() == "*")
-                return _Stored(os.fstat(descriptor), digest, is_new=current is None)
-        except OSError as error:
-            raise _refusal(error) from error
-
-    def _current(self) -> os.stat_result | None:
-        try:
-            facts = os.stat(self._name, dir_fd=self._parent, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _refusal(error) from error
-        if stat.S_ISDIR(facts.st_mode):
-            raise Refused(409, "there is a folder of that name")
-        if not stat.S_ISREG(facts.st_mode) and not stat.S_ISLNK(facts.st_mode):
-            raise Refused(403, "there is something of that name that is no file")
-        return facts
-
-    def _judge(self, request: Request, current: os.stat_result | None) -> None:
-        if judge("PUT", request.headers, None if current is None else Validators.of(current)) is not Verdict.GO_ON:
-            raise Refused(412, "what is there is not what the request expects")
-
-    def _check_room(self, headers: Headers) -> None:
-        length = int(headers.get("content-length", "0"))
-        room = os.fstatvfs(self._parent)
-        # Some file systems do not tell; nor do quotas. Then writing will.
-        if room.f_blocks and length > room.f_bavail * room.f_frsize:
-            raise Refused(507, f"there is no room for {length} bytes")
-
     @contextlib.contextmanager
-    def _file(self) -> Iterator[int]:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(self._part, flags, 0o666, dir_fd=self._parent)
+    def _alone(self, target: Target, part: Part) -> Iterator[None]:
+        """Append to a part: until the end, or until somebody else asks for it."""
+        me = asyncio.current_task()
+        assert me is not None, "requests have a task each"
+        key = _key(target, part)
+        self._appending[key] = me
         try:
-            yield descriptor
+            yield
         finally:
-            os.close(descriptor)
-            with contextlib.suppress(OSError):
-                os.unlink(self._part, dir_fd=self._parent)
+            if self._appending.get(key) is me:
+                del self._appending[key]
 
-    async def _receive(self, request: Request, descriptor: int) -> None:
-        batch: list[bytes] = []
-        size = 0
-        async for piece in request:
-            batch.append(piece)
-            size += len(piece)
-            if size >= BATCH:
-                await _in_thread(self._write, descriptor, batch)
-                batch, size = [], 0
-        if batch:
-            await _in_thread(self._write, descriptor, batch)
-
-    def _write(self, descriptor: int, batch: list[bytes]) -> None:
-        data = memoryview(batch[0] if len(batch) == 1 else b"".join(batch))
-        self._digest.update(data)
-        while data:
-            data = data[os.write(descriptor, data) :]
-
-    def _commit(self, *, exclusively: bool) -> None:
-        if exclusively:
-            try:
-                # A link fails where the name exists, whoever was first; a renaming would replace it.
-                os.link(self._part, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
-            except FileExistsError:
-                raise Refused(412, "what is there is not what the request expects") from None
-            return
-        os.replace(self._part, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+    async def _interrupt(self, target: Target, part: Part) -> None:
+        while (task := self._appending.get(_key(target, part))) is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
 
-async def _in_thread(write: Callable[[int, list[bytes]], None], descriptor: int, batch: list[bytes]) -> None:
-    """However often it is cancelled, the thread is done when this returns: the descriptor is about to be closed."""
-    writing = asyncio.get_running_loop().run_in_executor(None, write, descriptor, batch)
-    cancelled: asyncio.CancelledError | None = None
-    while not writing.done():
-        try:
-            await asyncio.wait([writing])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    failed = writing.exception()
-    if cancelled is not None:
-        raise cancelled
-    if failed is not None:
-        raise failed
+_RESOURCE = re.compile(r"upload=([0-9a-f]{64})-([0-9]{1,18})")
+_PART = re.compile(r"\.[0-9a-f]{32}\.part")
 
 
-def _wanted_digest(headers: Headers) -> bytes | None:
+def _key(target: Target, part: Part) -> tuple[int, int, str]:
+    facts = os.fstat(target.parent)
+    return facts.st_dev, facts.st_ino, part.name
+
+
+def _sweep(parent: int) -> None:
+    """Remove the parts in a folder that nobody has gone on with."""
+    oldest = time.time() - MAX_AGE
+    with os.scandir(parent) as entries:
+        old = [
+            entry.name
+            for entry in entries
+            if _PART.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < oldest
+        ]
+    for name in old:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=parent)
+
+
+def _progress(size: int, length: int) -> dict[str, str]:
+    return {"upload-offset": str(size), "upload-length": str(length), "upload-complete": "?0"}
+
+
+def _about(facts: os.stat_result, digest: bytes) -> dict[str, str]:
+    return {"etag": Validators.of(facts).etag, "repr-digest": sha256_field(digest)}
+
+
+async def _has_content(request: Request) -> bool:
+    async for piece in request:
+        if piece:
+            return True
+    return False
+
+
+def _number(headers: Headers, name: str) -> int | None:
+    text = headers.get(name, "")
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _modified(headers: Headers) -> float | None:
+    """When the client says that the content was made, by a field that is for answers but says just that."""
+    with contextlib.suppress(ValueError, TypeError, IndexError, OverflowError):
+        return parsedate_to_datetime(headers.get("last-modified", "")).timestamp()
+    return None
+
+
+def _digest(headers: Headers) -> bytes | None:
     """The SHA-256 that the client says its content has (RFC 9530); None where it says none.
 
     Raises:
@@ -199,15 +260,3 @@ def _wanted_digest(headers: Headers) -> bytes | None:
         except ValueError:
             raise Refused(400, f"{name} is malformed") from None
     return None
-
-
-def _refusal(error: OSError) -> Refused:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return Refused(507, f"the file cannot be stored: {error.strerror}")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return Refused(403, f"the file cannot be stored: {error.strerror}")
-    if error.errno == errno.ENAMETOOLONG:
-        return Refused(400, "the name is too long")
-    if error.errno == errno.ENOENT:
-        return Refused(409, "the folder does not exist")
-    return Refused(500, f"the file cannot be stored: {error.strerror}")
