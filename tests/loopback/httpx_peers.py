@@ -7,7 +7,7 @@ import contextlib
 import socket
 import ssl
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import dns.asyncresolver
 import dns.flags
@@ -91,21 +91,42 @@ def silent_udp(port: int) -> Iterator[socket.socket]:
         yield silent
 
 
-@contextlib.asynccontextmanager
-async def silent_tcp(port: int = 0) -> AsyncIterator[tuple[int, list[bytes]]]:
-    """A place that takes connections and says nothing. Gives its port, and what came over each that has ended."""
-    heard: list[bytes] = []
+@dataclass
+class SilentTcp:
+    """A place that takes connections and says nothing."""
 
-    async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    port: int = 0
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when something has come."""
+    heard: list[bytes] = field(default_factory=list)
+    """What came over each connection that has ended."""
+
+    async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        heard = b""
         with contextlib.suppress(OSError):
-            heard.append(await reader.read())
+            while data := await reader.read(1 << 16):
+                heard += data
+                self.reached.set()
+        self.heard.append(heard)
         writer.close()
 
-    server = await asyncio.start_server(attend, "127.0.0.1", port)
+
+@contextlib.asynccontextmanager
+async def silent_tcp(port: int = 0) -> AsyncIterator[SilentTcp]:
+    """One of them."""
+    state = SilentTcp()
+    server = await asyncio.start_server(state.attend, "127.0.0.1", port)
+    state.port = server.sockets[0].getsockname()[1]
     try:
-        yield server.sockets[0].getsockname()[1], heard
+        yield state
     finally:
         server.close()
+
+
+async def settled() -> None:
+    """Have the loop begin what it keeps for good: uvloop's threads for look-ups."""
+    await asyncio.get_running_loop().getaddrinfo("localhost", 1)
 
 
 def datagrams(silent: socket.socket) -> int:
@@ -128,8 +149,7 @@ class NameServer(asyncio.DatagramProtocol):
     transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self.transport = transport
+        self.transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         question = dns.message.from_wire(data)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.loopback.httpx_peers import silent_tcp, silent_udp
+from tests.loopback.httpx_peers import settled, silent_tcp, silent_udp
 from tests.loopback.support import nothing_left, until
 from whimbrel import Limits, http
 from whimbrel.http import ErrorCode, Request
@@ -129,21 +129,27 @@ async def test_content_streams_both_ways_at_once(certificates: Certificates) -> 
             yield word
             assert await answers.get() == word  # Only now the next.
 
-    async with served(certificates, echo) as (_, url), client(certificates) as asks:
-        async with asks.stream("POST", url, content=conversation()) as response:
-            async for piece in response.aiter_raw():
-                answers.put_nowait(piece)
+    async with (
+        served(certificates, echo) as (_, url),
+        client(certificates) as asks,
+        asks.stream("POST", url, content=conversation()) as response,
+    ):
+        async for piece in response.aiter_raw():
+            answers.put_nowait(piece)
 
 
 async def test_trailers_come_with_the_end_of_the_content(certificates: Certificates) -> None:
     async def handler(request: Request) -> None:
         await request.respond(200, (), b"content", trailers=[("checksum", "1"), ("checksum", "2")])
 
-    async with served(certificates, handler) as (_, url), client(certificates) as asks:
-        async with asks.stream("GET", url) as response:
-            assert "trailers" not in response.extensions
-            await response.aread()
-            assert response.extensions["trailers"] == [(b"checksum", b"1"), (b"checksum", b"2")]
+    async with (
+        served(certificates, handler) as (_, url),
+        client(certificates) as asks,
+        asks.stream("GET", url) as response,
+    ):
+        assert "trailers" not in response.extensions
+        await response.aread()
+        assert response.extensions["trailers"] == [(b"checksum", b"1"), (b"checksum", b"2")]
 
 
 async def test_a_response_tells_its_path(certificates: Certificates) -> None:
@@ -184,20 +190,25 @@ async def test_requests_to_one_origin_share_a_connection(certificates: Certifica
 
 
 async def test_an_idle_connection_is_closed_in_time(certificates: Certificates) -> None:
-    async with served(certificates, hello) as (server, url):
-        async with client(certificates, limits=httpx.Limits(keepalive_expiry=0.05)) as asks:
-            await asks.get(url)
-            await until(lambda: not server.connections)
-            assert (await asks.get(url)).status_code == 200
+    async with (
+        served(certificates, hello) as (server, url),
+        client(certificates, limits=httpx.Limits(keepalive_expiry=0.05)) as asks,
+    ):
+        await asks.get(url)
+        await until(lambda: not server.connections)
+        assert (await asks.get(url)).status_code == 200
 
 
 async def test_of_many_idle_connections_the_oldest_are_closed(certificates: Certificates) -> None:
-    async with served(certificates, hello) as (first, one), served(certificates, hello) as (second, other):
-        async with client(certificates, limits=httpx.Limits(max_keepalive_connections=1)) as asks:
-            await asks.get(one)
-            await asks.get(other)
-            await until(lambda: not first.connections)
-            assert len(second.connections) == 1
+    async with (
+        served(certificates, hello) as (first, one),
+        served(certificates, hello) as (second, other),
+        client(certificates, limits=httpx.Limits(max_keepalive_connections=1)) as asks,
+    ):
+        await asks.get(one)
+        await asks.get(other)
+        await until(lambda: not first.connections)
+        assert len(second.connections) == 1
 
 
 async def test_a_connection_that_said_goaway_is_replaced(certificates: Certificates) -> None:
@@ -303,25 +314,29 @@ async def test_failures_are_httpx_own(certificates: Certificates, library: Any) 
             await request.connection.close(ErrorCode.H3_INTERNAL_ERROR, "it went wrong")
         request.abort()
 
-    async with served(certificates, handler) as (_, url):
-        async with library.AsyncClient(transport=http.AsyncTransport(verify=certificates.ca)) as asks:
-            for path in ("reset", "half", "closed"):
-                with pytest.raises(library.RemoteProtocolError) as caught:
-                    await asks.get(url + path)
-                assert caught.value.request.url == url + path
-                assert caught.value.__cause__ is not None
-            with pytest.raises(library.LocalProtocolError, match="line end"):
-                await asks.get(url, headers={"x": "a\r\nb"})
+    async with (
+        served(certificates, handler) as (_, url),
+        library.AsyncClient(transport=http.AsyncTransport(verify=certificates.ca)) as asks,
+    ):
+        for path in ("reset", "half", "closed"):
+            with pytest.raises(library.RemoteProtocolError) as caught:
+                await asks.get(url + path)
+            assert caught.value.request.url == url + path
+            assert caught.value.__cause__ is not None
+        with pytest.raises(library.LocalProtocolError, match="line end"):
+            await asks.get(url, headers={"x": "a\r\nb"})
 
 
 async def test_a_certificate_that_is_not_trusted_is_no_reason_to_use_tcp_in_silence(
     certificates: Certificates, issue: Callable[..., Certificates], library: Any
 ) -> None:
     other = issue("127.0.0.1")
-    async with served(certificates, hello) as (_, url):
-        async with library.AsyncClient(transport=http.AsyncTransport(verify=other.ca)) as asks:
-            with pytest.raises(library.ConnectError, match="issuer"):
-                await asks.get(url)
+    async with (
+        served(certificates, hello) as (_, url),
+        library.AsyncClient(transport=http.AsyncTransport(verify=other.ca)) as asks,
+    ):
+        with pytest.raises(library.ConnectError, match="issuer"):
+            await asks.get(url)
 
 
 async def test_a_name_that_does_not_exist_is_told(library: Any) -> None:
@@ -406,12 +421,14 @@ async def test_no_room_is_a_pool_timeout(certificates: Certificates, short_of: s
 
 
 async def test_nobody_there_is_a_connect_timeout(certificates: Certificates, library: Any) -> None:
-    async with nothing_left(), silent_tcp(0) as (port, _):
-        with silent_udp(port):
+    async with silent_tcp() as silent:
+        await settled()
+        with silent_udp(silent.port):
             transport = http.AsyncTransport(verify=certificates.ca)
-            async with library.AsyncClient(transport=transport, timeout=library.Timeout(20, connect=0.5)) as asks:
+            timeout = library.Timeout(20, connect=0.5)
+            async with nothing_left(), library.AsyncClient(transport=transport, timeout=timeout) as asks:
                 with pytest.raises(library.ConnectTimeout):
-                    await asks.get(f"https://127.0.0.1:{port}/")
+                    await asks.get(f"https://127.0.0.1:{silent.port}/")
 
 
 async def test_a_cancelled_request_is_cancelled_at_the_server(certificates: Certificates) -> None:

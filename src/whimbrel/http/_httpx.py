@@ -344,7 +344,7 @@ class _Exchange:
             await asyncio.wait({dial}, timeout=max(0.0, begun + self._transport._head_start - now()))
             if not _stands(dial):
                 return await self._race(dial, waiting)
-        return self._pool.take(self._key) or await self._reach()
+        return self._won()
 
     async def _race(self, dial: asyncio.Task[Pooled], waiting: Waiting) -> Any:
         gate = _Gate(self.library, self._request, lambda: waiting.now_for(None))
@@ -363,7 +363,15 @@ class _Exchange:
             await gate.undo(tcp)
             raise
         await gate.undo(tcp)
-        return self._pool.take(self._key) or await self._reach()
+        return self._won()
+
+    def _won(self) -> Pooled:
+        pooled = self._pool.take(self._key)
+        if pooled is None:
+            raise _NothingSent(
+                ConnectionLost("the connection ended as soon as it stood", peer=authority(*self._origin.place))
+            )
+        return pooled
 
     async def _ask_over_tcp(self, request: Any) -> Any:
         try:

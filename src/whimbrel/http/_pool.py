@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOVES = 64
 """How many of a connection's moves are remembered, the last ones."""
+GRACE = 1.0
+"""Seconds that a new connection is not taken for an idle one."""
 
 
 class Carrier:
@@ -65,7 +67,8 @@ class Pooled:
         self.carrier = Carrier(client)
         self.requests = 0
         """Under way."""
-        self.idle_since = _now()
+        # Who waits for it has a moment to take it, however short connections are to be kept.
+        self.idle_since = _now() + GRACE
 
     @property
     def is_available(self) -> bool:
@@ -181,7 +184,7 @@ class Pool:
         self._standing[key] = pooled
         self._spawn(self._watch(key, pooled))
         if self._expiry is not None:
-            asyncio.get_running_loop().call_later(self._expiry + 0.01, self._expire)
+            asyncio.get_running_loop().call_later(GRACE + self._expiry + 0.01, self._expire)
         return pooled
 
     async def _watch(self, key: Hashable, pooled: Pooled) -> None:
