@@ -69,6 +69,19 @@ async def test_while_udp_is_tried_nobody_waits_for_it_twice(certificates: Certif
                 assert (await asks.get(url)).elapsed.total_seconds() < 0.4
 
 
+async def test_closing_ends_a_race(certificates: Certificates) -> None:
+    async with silent_tcp() as tcp:
+        await settled()
+        with silent_udp(tcp.port):
+            async with nothing_left():
+                asks = client(certificates, head_start=0.05)
+                asking = asyncio.create_task(asks.get(f"https://127.0.0.1:{tcp.port}/"))
+                await tcp.reached.wait()
+                await asks.aclose()
+                with pytest.raises(httpx.ConnectError, match="closed"):
+                    await asking
+
+
 async def test_plain_http_goes_over_tcp(certificates: Certificates) -> None:
     async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

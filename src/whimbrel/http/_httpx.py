@@ -252,6 +252,8 @@ class _Exchange:
                     reason = error.reason if isinstance(error, _NothingSent) else error
                     raise translated(reason, self.library, self._request) from error
             except WhimbrelError as error:
+                if self._transport._closed:
+                    raise self.library.ReadError(_CLOSED, request=self._request) from error
                 raise translated(error, self.library, self._request) from error
             else:
                 return response
@@ -351,6 +353,8 @@ class _Exchange:
         tcp = asyncio.create_task(self._ask_over_tcp(gate.request))
         try:
             while not (gate.passed.done() or _stands(dial)):
+                if dial.cancelled():
+                    raise self.library.ConnectError(_CLOSED, request=self._request)
                 if tcp.done():
                     waiting.note = f"; over TCP: {tcp.exception()}"
                     if dial.done():
@@ -471,7 +475,7 @@ class _Content(_ContentBase):
                     piece = await anext(self._response)
             except StopAsyncIteration:
                 if self._is_cut_off:
-                    raise self._library.ReadError("the transport was closed", request=self._request) from None
+                    raise self._library.ReadError(_CLOSED, request=self._request) from None
                 break
             except WhimbrelError as error:
                 raise translated(error, self._library, self._request) from error
@@ -500,6 +504,7 @@ class _NothingSent(Exception):
         self.reason = reason
 
 
+_CLOSED = "the transport was closed meanwhile"
 _NOT_CARRIED = frozenset({"host", "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
 
 
