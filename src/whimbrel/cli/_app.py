@@ -92,8 +92,7 @@ async def _serve(args: argparse.Namespace, app: Application) -> int:
     from whimbrel.cli._app_log import AppLog
     from whimbrel.http import asgi
 
-    certificate = None if args.cert else command._certificate(args.host)
-    pair = (args.cert, args.key) if certificate is None else (certificate.chain, certificate.key)
+    pair, certificate = command._certificates(args)
     options: http.ServeOptions = {"sockets": args.dispatch, "retry": args.retry}
     if args.client_ca is not None:
         options["client_ca"] = args.client_ca

@@ -33,6 +33,7 @@ class Lifespan:
         self._orders: asyncio.Queue[Message] = asyncio.Queue()
         self._answers: asyncio.Queue[Message] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Lock()
 
     async def start(self) -> None:
         """Wait until the application is ready. One that does not know the protocol is.
@@ -60,6 +61,18 @@ class Lifespan:
         Raises:
             LifespanFailed: it could not.
         """
+        async with self._stopping:
+            await self._stop()
+
+    async def abandon(self) -> None:
+        """Be done with it, however it is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._why()
+            self._task = None
+
+    async def _stop(self) -> None:
         if self._task is None:
             return
         if self._task.done():
@@ -78,14 +91,6 @@ class Lifespan:
         error, self._task = self._why(), None
         if error is not None:
             raise LifespanFailed(f"the application did not shut down: {_named(error)}") from error
-
-    async def abandon(self) -> None:
-        """Be done with it, however it is."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-            self._why()
-            self._task = None
 
     async def _ask(self, order: str) -> Message | None:
         """Its answer; None where it ended without one."""

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 MAX_AGE = 86400
 """Seconds that clients may remember that there is HTTP/3: what RFC 7838 §3.1 has them do by default."""
 
+GOODBYE = 1.0
+"""Seconds that a client may take to close its half: those that keep idle connections do not look."""
+
 _HEAD_START = 0.1
 """Seconds that connections which were told to end are given beyond the patience of whoever closes."""
 
@@ -78,7 +81,9 @@ class TcpServer:
         context = self._config.create_ssl_context()
         for address in addresses:
             try:
-                self._servers.append(await asyncio.start_server(self._accepted, *address, ssl=context))
+                self._servers.append(
+                    await asyncio.start_server(self._accepted, *address, ssl=context, ssl_shutdown_timeout=GOODBYE)
+                )
             except OSError as error:
                 await self.close(0.0)
                 told = type(error)(f"cannot listen on TCP {address_text(address)}: {os.strerror(error.errno or 0)}")
