@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from whimbrel._server_stats import ServerStats
     from whimbrel._sessions import SessionStore
     from whimbrel._stream import ReceiveStream, SendStream, Stream
+    from whimbrel._workers import Workers
 
     __version__: str
 
@@ -68,6 +69,7 @@ _LATER = {
     "ServerStats": "_server_stats",
     "SessionStore": "_sessions",
     "Stream": "_stream",
+    "Workers": "_workers",
     "connect": "_client",
     "serve": "_server",
     "__version__": "_core",
@@ -119,6 +121,7 @@ __all__ = [
     "StreamReset",
     "StreamStopped",
     "WhimbrelError",
+    "Workers",
     "__version__",
     "connect",
     "serve",
