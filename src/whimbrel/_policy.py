@@ -679,7 +679,8 @@ class MigrationPolicy:
             elif self._control_wanted(facts) and self._may_probe(now) and self.active is not None:
                 # Rule 10. Is it the network, or does this server answer nobody? Ask where we know it is reached.
                 self._control_asked = True
-                actions.append(ControlProbe(self.active))
+                # By a PING we will know whether it is reached there still, though nothing may be under way.
+                actions += [ControlProbe(self.active), Ping()]
                 kept.append(replace(a, next=now + CONTROL_WAIT))
             else:
                 actions += self._reject(a.route, "no-answer", now) if not a.answers else self._fell_short(a.route, now)

@@ -25,7 +25,12 @@ class Mutant:
 MUTANTS: Final = (
     # 0: what all rules stand on.
     Mutant(0, "acts after it has given up", "        if isinstance(self._state, GivenUp):\n            return []", ""),
-    Mutant(0, "never says when it is to be called", "return max(now, min(times)) if times else None", "return None"),
+    Mutant(
+        0,
+        "never says when it is to be called",
+        "return max(now, earliest) if earliest < math.inf else None",
+        "return None",
+    ),
     Mutant(
         0,
         "probes as often as the network changes",
@@ -43,14 +48,14 @@ MUTANTS: Final = (
     Mutant(
         1,
         "stays, though the preferred network answers",
-        '        if reason != "silent":\n            return self._move_with_new_id(route, reason, True, facts, now)\n',
-        "",
+        "return report + self._move_with_new_id(route, probing.reason, True, facts, now)",
+        "return report",
     ),
     Mutant(
         1,
         "wants no other network",
-        "or _carries(self.routes[0], self.active):\n            return None",
-        "or True:\n            return None",
+        "if _carries(self.routes[0], self.active):\n            return None",
+        "if True:\n            return None",
     ),
     Mutant(1, "wants the least preferred", 'return self.routes[0], "returned"', 'return self.routes[-1], "returned"'),
     Mutant(
@@ -136,8 +141,8 @@ MUTANTS: Final = (
         "usable = list(self.routes)",
     ),
     # 3: Three probes, and pauses that grow.
-    Mutant(3, "asks for ever", "elif a.sent < PROBES:", "elif True:"),
-    Mutant(3, "asks once", "elif a.sent < PROBES:", "elif a.sent < 1:"),
+    Mutant(3, "asks for ever", "elif not a.is_exhausted:", "elif True:"),
+    Mutant(3, "asks once", "elif not a.is_exhausted:", "elif a.sent < 1:"),
     Mutant(
         3,
         "asks again at once",
@@ -162,7 +167,7 @@ MUTANTS: Final = (
     Mutant(
         3,
         "waits for its pause, though the network changed",
-        "        if not self._server_silent:\n            self._end_pauses(now)\n",
+        "        if not self._server_silent:\n            self._end_pauses(now, lossy=False)\n",
         "",
     ),
     Mutant(
@@ -253,7 +258,7 @@ MUTANTS: Final = (
     Mutant(
         5,
         "asks no network that appears in a silence",
-        "asked += [Asked(r, 0, now) for r in self._others() if r not in known and self._may_answer(r, now)]",
+        "asked += [Asked(r, 0, now) for r in self._askable(now) if r not in known]",
         "pass",
     ),
     Mutant(5, "asks those in vain first whom it might trust", "and not trust_first", ""),
@@ -269,8 +274,8 @@ MUTANTS: Final = (
     Mutant(
         5,
         "moves in a silence that is over",
-        "return self._leave_silent(route, facts, now) if self._suspect else []",
-        "return self._leave_silent(route, facts, now)",
+        "return report + (self._leave_silent(route, facts, now) if self._suspect else [])",
+        "return report + self._leave_silent(route, facts, now)",
     ),
     Mutant(
         5,
@@ -305,7 +310,7 @@ MUTANTS: Final = (
     Mutant(
         6,
         "forgets that it left a network because of its silence",
-        "            self._penalise(self.active, now, left=True)\n",
+        "            self._penalise(self.active, now, left=True, lossy=self._lossy_spans > 0)\n",
         "            pass\n",
     ),
     Mutant(
@@ -323,7 +328,7 @@ MUTANTS: Final = (
     Mutant(
         6,
         "counts a later move as a return too",
-        "self._pauses[self.active] = replace(self._pauses[self.active], left=False)",
+        "self._pauses[self.active] = replace(self._pauses[self.active], left=False, lossy=False)",
         "pass",
     ),
     # 7: No network.
@@ -405,8 +410,14 @@ MUTANTS: Final = (
     Mutant(
         10,
         "never finds out whether the server answers",
-        "                actions.append(ControlProbe(self.active))\n",
-        "",
+        "actions += [ControlProbe(self.active), Ping()]\n",
+        "pass\n",
+    ),
+    Mutant(
+        10,
+        "does not let an idle connection find that out",
+        "[ControlProbe(self.active), Ping()]",
+        "[ControlProbe(self.active)]",
     ),
     Mutant(10, "finds that out again and again", "                self._control_asked = True\n", ""),
     Mutant(
@@ -540,4 +551,166 @@ MUTANTS: Final = (
         13, "counts an outage anew when the machine wakes in it", "self._state.since - slept)", "self._state.since)"
     ),
     Mutant(13, "does not count the time asleep", "return self._hold(now - slept)", "return self._hold(now)"),
+    # 14: A path that loses much.
+    Mutant(14, "does not count what is lost", "            self._count_losses(facts, now)\n", ""),
+    Mutant(
+        14,
+        "leaves a path for a little loss",
+        "LOSS * (sent - span.sent) else 0",
+        "0.2 * LOSS * (sent - span.sent) else 0",
+    ),
+    Mutant(
+        14,
+        "leaves a path for losses of a moment",
+        "return self._lossy_spans >= LOSSY_SPANS and",
+        "return self._lossy_spans >= 1 and",
+    ),
+    Mutant(14, "never forgets losses", "self._lossy_spans + 1 if", "self._lossy_spans + 1 if self._lossy_spans or"),
+    Mutant(14, "judges by a few packets", "sent >= span.sent + LOSS_SPAN[1]", "sent > span.sent"),
+    Mutant(14, "judges by a moment", "now >= span.since + LOSS_SPAN[0] and ", ""),
+    Mutant(
+        14,
+        "holds the old path's losses against the new one",
+        "        if span is None or isinstance(self._state, Settling | Held):\n",
+        "        if span is None:\n",
+    ),
+    Mutant(
+        14,
+        "takes one answer for a good network",
+        'lossy = reason == "lossy" or (',
+        "lossy = (",
+    ),
+    Mutant(
+        14,
+        "returns to a network that lost much at its first answer",
+        ' or (reason == "returned" and self._pauses[route].lossy)',
+        "",
+    ),
+    Mutant(14, "asks five times in a row at once", "    return TRIAL_PAUSE\n", "    return 0.001\n"),
+    Mutant(
+        14,
+        "asks a network that falls short again at once",
+        "        self._penalise(route, now, first=ROLLED_BACK_PAUSE)\n",
+        "",
+    ),
+    Mutant(
+        14,
+        "does not say that a network fell short",
+        'return [Report(PathRejected(route.interface, "lossy"))]',
+        "return []",
+    ),
+    Mutant(
+        14,
+        "swaps two bad networks",
+        "            self._penalise(left, now, first=LOSSY_PAUSE[0], left=True, lossy=True)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        14,
+        "swaps two bad networks as often as any",
+        "longest = LONGEST_PING if self._suspect else LOSSY_PAUSE[1] if lossy else RETRY[1]",
+        "longest = LONGEST_PING if self._suspect else RETRY[1]",
+    ),
+    Mutant(
+        14,
+        "tries a network that lost much again whenever another comes or goes",
+        "            if pause.lossy and not lossy:\n                continue\n",
+        "",
+    ),
+    Mutant(
+        14,
+        "asks a preferred network five times, too",
+        '            if soonest != self.routes[0]:\n                return soonest, "lossy"\n',
+        '            return soonest, "lossy"\n',
+    ),
+    Mutant(
+        14,
+        "does not go back where the new path carries nothing",
+        'worked = reason in ("preferred", "returned", "requested", "lossy")',
+        'worked = reason in ("preferred", "returned", "requested")',
+    ),
+    Mutant(
+        14,
+        "goes on with the trial when the path falls silent",
+        "anew = tuple(Asked(a.route, 0, now) if a.needed > 1 else a for a in asked)",
+        "anew = tuple(asked)",
+    ),
+    Mutant(
+        14,
+        "takes one answer where much was lost before the silence",
+        "left=True, lossy=self._lossy_spans > 0)",
+        "left=True)",
+    ),
+    Mutant(
+        14,
+        "leaves a lossy path where nobody can be asked",
+        'self._settings.sockets == "pinned" and not self._server_silent',
+        'self._settings.sockets == "pinned"',
+    ),
+    Mutant(
+        14,
+        "moves sockets that the kernel routes",
+        'LOSSY_SPANS and self._settings.sockets == "pinned" and not',
+        "LOSSY_SPANS and not",
+    ),
+    # 15: Metered networks.
+    Mutant(
+        15,
+        "takes a metered network for losses",
+        "others = [r for r in self._others() if not self._is_metered(r)]",
+        "others = self._others()",
+    ),
+    Mutant(
+        15,
+        "asks a metered network with the others",
+        "return [r for r in askable if not self._is_metered(r)] or askable",
+        "return askable",
+    ),
+    Mutant(
+        15,
+        "never asks a metered network",
+        "return [r for r in askable if not self._is_metered(r)] or askable",
+        "return [r for r in askable if not self._is_metered(r)]",
+    ),
+    Mutant(
+        15, "trusts a metered network first", "(self._is_metered(r), self._left", "(not self._is_metered(r), self._left"
+    ),
+    # 16: max_time_on_non_default.
+    Mutant(16, "does not count the time away", "            self._count_time_away(now)\n", ""),
+    Mutant(
+        16,
+        "holds to the user's choice all the same",
+        "self._called_back, self._chosen = True, False",
+        "self._called_back = True",
+    ),
+    Mutant(
+        16,
+        "pauses all the same",
+        "replace(self._pauses[self.routes[0]], until=now, lossy=False)",
+        "replace(self._pauses[self.routes[0]], lossy=False)",
+    ),
+    Mutant(
+        16,
+        "asks for five answers all the same",
+        "replace(self._pauses[self.routes[0]], until=now, lossy=False)",
+        "replace(self._pauses[self.routes[0]], until=now)",
+    ),
+    Mutant(
+        16,
+        "calls back again and again",
+        "        if not self._called_back and now >= self._away_since",
+        "        if now >= self._away_since",
+    ),
+    Mutant(
+        16,
+        "counts all stays together",
+        "            self._away_since, self._called_back = None, False\n            return\n",
+        "            return\n",
+    ),
+    Mutant(
+        16,
+        "does not say when it will call back",
+        "            times.append(self._away_since + self._settings.max_time_on_non_default)\n",
+        "            pass\n",
+    ),
 )

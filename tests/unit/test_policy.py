@@ -678,6 +678,13 @@ def test_a_network_that_does_not_answer_makes_it_ask_once_whether_the_server_eve
     assert (3.74, Report(PathRejected("wlan0", "no-answer"))) in journey.told
 
 
+def test_where_nothing_is_under_way_a_ping_tells_whether_the_server_could_have_answered() -> None:
+    journey = Journey(heard=0.9)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    told = journey.run(2.5)
+    assert [action for time, action in told if time > 2.2] == [ControlProbe(CELLULAR), Ping()]
+
+
 def test_when_the_server_does_answer_the_network_is_rejected_at_once() -> None:
     journey = Journey(heard=0.9)
     journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
@@ -1343,6 +1350,15 @@ def test_a_path_that_loses_much_and_then_all_is_left_at_the_first_answer() -> No
     assert Migrate(CELLULAR, "silent") in journey.at(now + 0.71, ProbeAnswered(CELLULAR, 0.02))
 
 
+def test_a_trial_that_is_almost_over_does_not_keep_a_silent_path_waiting() -> None:
+    journey = busy(WIFI, CELLULAR)
+    send(journey, 0.0, 5.0, lost=0.15, missing=5)
+    assert len(journey.times(Probe)) == 5
+    journey.run(5.5)
+    assert len(journey.times(Probe)) > 5
+    assert Migrate(CELLULAR, "silent") in journey.at(5.5, ProbeAnswered(CELLULAR, 0.02))
+
+
 def test_a_path_that_lost_much_before_it_fell_silent_has_to_answer_each_time() -> None:
     journey = busy(WIFI, CELLULAR)
     send(journey, 0.0, 2.2, lost=0.15)
@@ -1442,6 +1458,8 @@ def test_a_network_that_does_not_answer_is_not_returned_to_however_long_that_tak
     told = journey.run(500.0)
     assert journey.moves() == []
     assert len([action for _, action in told if action == Probe(WIFI)]) <= 3 * 16
+    told = send(journey, 500.0, 600.0, missing=1)
+    assert len([action for _, action in told if action == Probe(WIFI)]) <= 3 * 3
 
 
 def test_the_time_begins_anew_with_each_stay() -> None:
