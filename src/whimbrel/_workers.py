@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Self
 from whimbrel._client import resolve
 from whimbrel._errors import address_text
 from whimbrel._server_stats import ServerStats, summed
-from whimbrel._workers_process import Answer, Drain, Failed, Order, Program, Ready, TellStats, work
+from whimbrel._workers_process import Answer, Done, Drain, Failed, Order, Program, Ready, TellStats, work
 from whimbrel._workers_seat import Port
 
 if TYPE_CHECKING:
@@ -83,9 +83,10 @@ class Workers:
         return [life.pid for life in self._lives()]
 
     async def stats(self) -> ServerStats:
-        """What the processes that there are now have done so far, in sum."""
+        """What all processes have done so far, in sum, without those that were killed."""
         answers = await asyncio.gather(*(life.stats() for life in self._lives()))
-        return summed([answer for answer in answers if answer is not None])
+        past = [place.past for place in self._places]
+        return summed([*past, *(answer for answer in answers if answer is not None)])
 
     async def renew(self) -> None:
         """Replace each worker, one after another, by one that reads certificates and code again.
@@ -101,8 +102,13 @@ class Workers:
         """
         async with self._renewing:
             for place in self._places:
-                if not self._closing:
+                if self._closing:
+                    return
+                try:
                     await place.renew()
+                except Exception:
+                    if not self._closing:  # Otherwise nobody wants it any more.
+                        raise
 
     async def serve_forever(self) -> None:
         """Wait until the server is closed."""
@@ -174,7 +180,7 @@ class Workers:
     async def _renew_or_say_why(self) -> None:
         try:
             await self.renew()
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 - a program may fail in any way
             logger.error("the workers were not renewed: %s", error)
 
     def _lives(self) -> list[_Life]:
@@ -218,6 +224,8 @@ class _Place:
         self.slot = slots[0]
         """The slot of the one that takes newcomers, or that is to be followed because it died."""
         self.lives: list[_Life] = []
+        self.past = summed([])
+        """What those have done that ended in order."""
 
     @property
     def is_serving(self) -> bool:
@@ -273,7 +281,7 @@ class _Place:
     async def _replace(self, life: _Life) -> None:
         try:
             follower = await self._born(self.slot)
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 - a program may fail in any way
             logger.error("no worker can take its place: %s", error)
             return
         if life is self._current:
@@ -283,7 +291,7 @@ class _Place:
             await follower.end(0.0)
 
     async def _born(self, slot: int) -> _Life:
-        life = _Life(self._program, self._port.seat(slot), self.lives)
+        life = _Life(self._program, self._port.seat(slot), self)
         try:
             await life.ready()
         except BaseException:
@@ -300,14 +308,14 @@ class _Place:
 class _Life:
     """One worker process, from its start to its end."""
 
-    def __init__(self, program: bytes, seat: Seat, among: list[_Life]) -> None:
+    def __init__(self, program: bytes, seat: Seat, place: _Place) -> None:
         self.slot = seat.slot
         self.over = asyncio.Event()
         self.fate = ""
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._asked: list[asyncio.Future[ServerStats | None]] = []
-        self._among = among
+        self._place = place
         self._orders, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=work, args=(theirs, seat, program), name="whimbrel-worker")
         try:
@@ -322,7 +330,7 @@ class _Life:
         self._process_ended = self._process.sentinel
         self._loop.add_reader(self._orders.fileno(), self._hear)
         self._loop.add_reader(self._process_ended, self._gone)
-        among.append(self)
+        place.lives.append(self)
         _live.add(self)
 
     @property
@@ -365,11 +373,12 @@ class _Life:
             self._process.kill()
 
     def abandon(self) -> None:
-        """Nobody supervises it any more: it ends by itself. May be called from anywhere."""
+        """Nobody supervises it any more: it ends by itself."""
         _live.discard(self)
-        if not self._loop.is_closed() and not self.over.is_set():
+        if self._orders.closed:
+            return
+        if not self._loop.is_closed():
             self._loop.remove_reader(self._orders.fileno())
-            self._loop.remove_reader(self._process_ended)
         self._orders.close()
 
     def _hear(self) -> None:
@@ -377,10 +386,13 @@ class _Life:
             answer: Answer = self._orders.recv()
         except (EOFError, OSError):
             self._loop.remove_reader(self._orders.fileno())
+            self._orders.close()
             return
         match answer:
             case Ready():
                 self._settle(None)
+            case Done(stats):
+                self._place.past = summed([self._place.past, replace(stats, connections=0)])
             case Failed(error):
                 self._settle(error)
             case ServerStats() if self._asked:
@@ -389,16 +401,18 @@ class _Life:
                     asked.set_result(answer)
 
     def _gone(self) -> None:
-        while not self._ready.done() and self._orders.poll():
-            self._hear()  # Why it ended.
+        with contextlib.suppress(OSError):
+            while self._orders.poll():
+                self._hear()  # What it said at last.
         self._process.join()
         code = self._process.exitcode or 0
         self.fate = f"signal {-code}" if code < 0 else f"exit status {code}"
         self._loop.remove_reader(self._process_ended)
-        self._loop.remove_reader(self._orders.fileno())
-        self._orders.close()
+        if not self._orders.closed:
+            self._loop.remove_reader(self._orders.fileno())
+            self._orders.close()
         self._process.close()
-        self._among.remove(self)
+        self._place.lives.remove(self)
         _live.discard(self)
         self.over.set()
         self._settle(RuntimeError(f"a worker ended before it could serve ({self.fate})"))

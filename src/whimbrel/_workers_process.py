@@ -60,6 +60,13 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """An answer: it has ended its server, which had done this."""
+
+    stats: ServerStats
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """An answer: it cannot listen, and ends."""
 
@@ -67,52 +74,68 @@ class Failed:
 
 
 Order: TypeAlias = Drain | TellStats
-Answer: TypeAlias = "Ready | Failed | ServerStats"
+Answer: TypeAlias = "Ready | Done | Failed | ServerStats"
 
 
 def work(orders: Connection, seat: Seat, program: bytes) -> None:
     """Be a worker; what a new process begins with."""
     _leave_signals_to_the_supervisor()
     here_seat.set(seat)
-    with contextlib.suppress(BrokenPipeError):
-        try:
-            asyncio.run(_Worker(orders).run(program, seat))
-        except Exception as error:
+    worker = _Worker(orders)
+    try:
+        asyncio.run(worker.run(program, seat))
+    except Exception as error:
+        if worker.is_ready:
+            raise
+        if not isinstance(error, OSError | ValueError):
+            logger.exception("a worker cannot serve")
+        with contextlib.suppress(BrokenPipeError):
             orders.send(Failed(_portable(error)))
-            logger.debug("the worker failed", exc_info=True)
 
 
 class _Worker:
     def __init__(self, orders: Connection) -> None:
+        self.is_ready = False
         self._orders = orders
         self._told = asyncio.Event()
         self._patience = 0.0
         self._over = threading.Event()
 
     async def run(self, program: bytes, seat: Seat) -> None:
+        """Serve until told to end."""
         hosts, port = [host for (host, _), _ in seat.sockets], seat.sockets[0][0][1]
         make: Program = pickle.loads(program)
         loop = asyncio.get_running_loop()
         try:
             async with make(hosts, port) as server:
                 threading.Thread(target=self._listen, args=(loop, server), name="whimbrel-orders", daemon=True).start()
-                self._orders.send(Ready())
+                self.is_ready = True
+                self._say(Ready())
+                await self._told.wait()
                 await self._end(server)
+            self._say(Done(server.stats()))
         finally:
             self._over.set()
 
     async def _end(self, server: Serving) -> None:
-        await self._told.wait()
-        while True:
+        """Drain, for as long as the first order says; a later one bounds what is left."""
+        closing = asyncio.ensure_future(server.close(drain=self._patience))
+        left: float | None = None
+        while not closing.done():
             self._told.clear()
-            closing = asyncio.ensure_future(server.close(drain=self._patience))
             hurry = asyncio.ensure_future(self._told.wait())
-            await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
-            hurry.cancel()
-            if closing.done():
-                return closing.result()
-            closing.cancel()
-            await asyncio.wait({closing})
+            await asyncio.wait({closing, hurry}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if hurry.cancel() and not closing.done():
+                closing.cancel()  # Its time is up.
+                await asyncio.wait({closing})
+            left = self._patience
+        if not closing.cancelled():
+            closing.result()
+
+    def _say(self, answer: Answer) -> None:
+        # Whose supervisor is gone is told so by other means.
+        with contextlib.suppress(OSError):
+            self._orders.send(answer)
 
     def _listen(self, loop: asyncio.AbstractEventLoop, server: Serving) -> None:
         """On a thread of its own: whether the supervisor is there must be seen even where the loop is blocked."""
@@ -136,8 +159,7 @@ class _Worker:
         self._told.set()
 
     def _tell(self, server: Serving) -> None:
-        with contextlib.suppress(OSError):
-            self._orders.send(server.stats())
+        self._say(server.stats())
 
 
 def _leave_signals_to_the_supervisor() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -220,6 +221,28 @@ async def test_renewal_keeps_transfers_whole_and_shows_newcomers_the_new_certifi
             assert await worker_of(connection) == worker
             await connection.close()
         await until(lambda: set(server.processes) == after)
+        async with dial(server, new, moves=True) as connection:
+            worker = await worker_of(connection)
+            assert connection._core.pin(socket.if_nametoindex("lo"), "127.0.0.9", True)
+            assert await worker_of(connection) == worker
+        # Nothing that was counted is forgotten.
+        stats = await server.stats()
+        assert (stats.accepted, stats.connections) == (15, 0)
+        assert stats.bytes_sent > 6 * 16 * MIB
+
+
+async def test_a_renewed_worker_that_is_to_end_gives_its_connections_what_time_there_is(
+    certificates: Certificates,
+) -> None:
+    async with serve(certificates, workers=1) as server, dial(server, certificates) as connection:
+        await worker_of(connection)
+        await server.renew()
+        running = asyncio.create_task(transfer(connection, 8 * MIB))
+        await until(lambda: connection.stats().bytes_received > MIB)
+        closing = asyncio.create_task(server.close(drain=SOON))
+        await running
+        await connection.close()
+        await closing
 
 
 async def test_a_second_renewal_closes_what_was_left_over_from_the_first(certificates: Certificates) -> None:
@@ -295,7 +318,7 @@ async def test_a_worker_that_does_not_end_is_ended(certificates: Certificates) -
 async def test_requests_are_answered_by_all_workers(certificates: Certificates) -> None:
     described = http.serve(number_of_process, "127.0.0.1", cert=certificates.pair, workers=2)
     async with described as server:
-        answers = set()
+        answers: set[int] = set()
         host, port = server.addresses[0]
         while len(answers) < 2:
             async with (
@@ -343,10 +366,13 @@ def test_what_workers_cannot_do_is_said_at_once(certificates: Certificates) -> N
         http.serve(number_of_process, cert=certificates.pair, sockets="connected", workers=2)
 
 
-async def test_no_worker_outlives_a_supervisor_that_was_killed(certificates: Certificates, tmp_path: Path) -> None:
+@pytest.mark.parametrize("handler", ["number_and_echo", "stuck"])
+async def test_no_worker_outlives_a_supervisor_that_was_killed(
+    certificates: Certificates, tmp_path: Path, handler: str
+) -> None:
     script = tmp_path / "supervisor.py"
     script.write_text(SUPERVISOR)
-    arguments = [str(script), str(certificates.chain), str(certificates.key)]
+    arguments = [str(script), str(certificates.chain), str(certificates.key), handler]
     supervisor = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=subprocess.PIPE, cwd=ROOT)
     try:
         assert supervisor.stdout is not None
@@ -354,7 +380,8 @@ async def test_no_worker_outlives_a_supervisor_that_was_killed(certificates: Cer
         async with whimbrel.connect("127.0.0.1", port, alpn=ALPN, verify=certificates.ca, migration=None) as connection:
             assert await worker_of(connection) in workers
             supervisor.kill()
-            await connection.wait_closed()
+            if handler != "stuck":
+                await connection.wait_closed()
         await until(lambda: not any(map(exists, workers)))
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -367,17 +394,30 @@ SUPERVISOR = f"""
 import asyncio, sys
 sys.path.insert(0, ".")
 import whimbrel
-from tests.loopback.workers_handlers import number_and_echo
+from tests.loopback import workers_handlers
 
 async def main():
-    pair = sys.argv[1], sys.argv[2]
-    async with whimbrel.serve(number_and_echo, "127.0.0.1", cert=pair, alpn="{ALPN}", workers=2) as server:
+    pair, handler = (sys.argv[1], sys.argv[2]), getattr(workers_handlers, sys.argv[3])
+    async with whimbrel.serve(handler, "127.0.0.1", cert=pair, alpn="{ALPN}", workers=2) as server:
         print(server.addresses[0][1], *server.processes, flush=True)
         await server.obey_signals()
 
 if __name__ == "__main__":
     asyncio.run(main())
 """
+
+
+async def test_workers_that_nobody_closes_are_told_of_and_end(certificates: Certificates) -> None:
+    server = [await serve(certificates)]
+    processes = server[0].processes
+    with pytest.warns(ResourceWarning, match="2 workers on .* was never closed"):
+        drop(server)
+    await until(lambda: not any(map(exists, processes)))
+
+
+def drop(objects: list[Workers]) -> None:
+    objects.clear()
+    gc.collect()
 
 
 def use(certificates: Certificates, pair: tuple[Path, Path]) -> None:
