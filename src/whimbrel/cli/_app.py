@@ -73,21 +73,22 @@ async def serve(args: argparse.Namespace) -> int:
         return fail(missing)
     if not args.no_tcp and (missing := _missing("hypercorn", "HTTP/2 and HTTP/1.1 (or give --no-tcp)")):
         return fail(missing)
+    # What changes while the application is loaded counts: the first turn begins to watch.
+    changing = asyncio.ensure_future(_reload.changed() if args.reload else _never())
+    await asyncio.sleep(0)
     try:
-        return await _serve(args, load(str(args.folder)))
-    except LifespanFailed as failure:
-        if failure.details:
+        await _serve(args, load(str(args.folder)), changing)
+    except (Unusable, LifespanFailed) as failure:
+        if isinstance(failure, LifespanFailed) and failure.details:
             _log.info("%s", failure.details)
         fail(failure)
-    except Unusable as failure:
-        fail(failure)
-    if not args.reload:
-        return 1
-    await _reload.changed()
-    return _reload.again()
+        if not args.reload:
+            return 1
+        await changing
+    return _reload.again() if changing.done() else 0
 
 
-async def _serve(args: argparse.Namespace, app: Application) -> int:
+async def _serve(args: argparse.Namespace, app: Application, changing: asyncio.Future[None]) -> None:
     from whimbrel.cli import serve as command
     from whimbrel.cli._app_log import AppLog
     from whimbrel.http import asgi
@@ -104,18 +105,16 @@ async def _serve(args: argparse.Namespace, app: Application) -> int:
             starting.cancel()
             await asyncio.wait({starting})
         if starting.cancelled():
-            return 0
+            return
         server = starting.result()
         try:
             if not args.no_tcp:
                 print("HTTP/2 and HTTP/1.1 are served on the TCP port of the same number")
             command._announce(args, server.http3, pair[0], certificate)
-            reloading = asyncio.ensure_future(_reload.changed() if args.reload else _never())
-            changed = await _first(reloading, ended.first.wait()) is reloading
+            await _first(changing, ended.first.wait())
             await command._close(server, ended.second)
         finally:
             await server.close()
-    return _reload.again() if changed else 0
 
 
 async def _first(one: asyncio.Future[T], other: Coroutine[object, object, object]) -> asyncio.Future[T] | None:
