@@ -70,13 +70,15 @@ async def test_requests_go_over_http3(certificates: Certificates, library: Any) 
             response = asks.get(url + "hello")
             assert isinstance(response, library.Response)
             assert (response.status_code, response.text, response.http_version) == (200, "hello", "HTTP/3")
-            assert response.extensions["whimbrel"].path.remote[0] == "127.0.0.1"
+            carrier = response.extensions["whimbrel"]
+            assert (carrier.path.remote[0], carrier.path.validated) == ("127.0.0.1", True)
             response = asks.post(url, content=LARGE)
             assert response.content == LARGE
             assert response.extensions["trailers"] == [(b"t", b"u")]
             with asks.stream("POST", url, content=LARGE) as response:
                 assert b"".join(response.iter_raw()) == LARGE
         assert not threads()
+        assert carrier.path.remote[0] == "127.0.0.1"
 
     async with served(certificates, echo) as (_, url):
         await asyncio.to_thread(ask, url)

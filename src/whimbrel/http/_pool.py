@@ -6,6 +6,8 @@ A connection that has said GOAWAY or has ended is never given out again; request
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
@@ -21,25 +23,42 @@ if TYPE_CHECKING:
 
 MOVES = 64
 """How many of a connection's moves are remembered, the last ones."""
+PATIENCE = 1.0
+"""Seconds that another thread waits for the loop to say which path is in use; then it has the last one known."""
 GRACE = 1.0
 """Seconds that a new connection is not taken for an idle one."""
 
 
 class Carrier:
-    """What carries a response: ``response.extensions["whimbrel"]``. Tells how things are when it is asked."""
+    """What carries a response: ``response.extensions["whimbrel"]``. Tells, on any thread, how things are when asked."""
 
     def __init__(self, client: Client) -> None:
         """Made by the pool."""
         self._connection = client.connection
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._moves: deque[PathMigrated] = deque(maxlen=MOVES)
         self._changes = client.connection.path_changes()
 
     @property
     def path(self) -> Path:
-        """The path in use: a value that does not change under you. From another thread: as it was last seen."""
-        try:
+        """The path in use: a value that does not change under you. Of a connection that has ended: the last one."""
+        if threading.get_ident() == self._thread:
             return self._connection.path
-        except RuntimeError:  # A thread that is not the connection's.
+
+        # Connections belong to their loop, and a blocking client has it on a thread of its own.
+        async def ask() -> Path:
+            return self._connection.path
+
+        asking = ask()
+        try:
+            answer = asyncio.run_coroutine_threadsafe(asking, self._loop)
+        except RuntimeError:  # The loop is closed.
+            asking.close()
+            return self._connection._path
+        try:
+            return answer.result(PATIENCE)
+        except (TimeoutError, concurrent.futures.CancelledError):  # It is about to be.
             return self._connection._path
 
     @property
