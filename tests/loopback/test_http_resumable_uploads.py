@@ -240,7 +240,9 @@ def below(folder: Path) -> list[Path]:
         ("/new/", 201),
         ("/folder/new/", 201),
         ("/folder", 405),
-        ("/file", 405),
+        ("/file", 409),
+        ("/dangling", 409),
+        ("/up", 405),
         ("/", 405),
         ("/no/new", 409),
         ("/file/new", 409),
@@ -256,6 +258,7 @@ async def test_folders_are_made(
     (scene.incoming / "folder").mkdir()
     (scene.incoming / "file").write_text("file")
     (scene.incoming / "up").symlink_to(tmp_path)
+    (scene.incoming / "dangling").symlink_to("nowhere")
     before = below(tmp_path)
     async with scene.open(certificates):
         assert (await scene.client.request("MKCOL", target)).status == status

@@ -156,7 +156,7 @@ async def test_several_files_and_standard_input(site: Path) -> None:
     ("arguments", "status", "sentence"),
     [
         (["missing", "{url}"], 26, "cannot read missing: No such file or directory"),
-        (["site", "{url}"], 26, "cannot read site: Is a directory"),
+        (["site", "{url}x"], 2, "cannot take a folder: it does not end in a slash"),
         (["-", "{url}"], 2, "ends in a slash, and - has no name to put there"),
         (["a", "a", "{url}x"], 2, "cannot take several files: it does not end in a slash"),
         (["a", "{url}no/such/place"], 22, "the server answered 409 Conflict (the folder does not exist)"),

@@ -18,6 +18,9 @@ from whimbrel.http import Url
         ("https://example.org", "a", "/a"),
         ("https://example.org/name", "a", "/name"),
         ("https://example.org/name?query", "-", "/name?query"),
+        ("https://example.org/", "..", "/"),
+        ("https://example.org/up/", ".", "/up/"),
+        ("https://example.org/up/", "/usr", "/up/usr/"),
     ],
 )
 def test_a_file_keeps_its_name_in_a_folder(url: str, file: str, target: str) -> None:
@@ -29,9 +32,8 @@ def test_a_file_keeps_its_name_in_a_folder(url: str, file: str, target: str) -> 
     ("url", "file", "alone"),
     [
         ("https://example.org/", "-", True),
-        ("https://example.org/", "..", False),
-        ("https://example.org/", "/", True),
-        ("https://example.org/", ".", True),
+        ("https://example.org/", "none/..", False),
+        ("https://example.org/name", "..", True),
         ("https://example.org/name", "a", False),
     ],
 )

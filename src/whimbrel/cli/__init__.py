@@ -75,12 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def fail(message: object, status: int = 1) -> int:
+def fail(problem: object, status: int = 1) -> int:
     """Say what went wrong, in one line on standard error. Returns ``status``."""
     # Where standard error is gone as well, nobody is left to be told.
     with contextlib.suppress(OSError):
-        print(f"whimbrel: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+        print(message(problem), file=sys.stderr, flush=True)
     return status
+
+
+def message(problem: object) -> str:
+    """What is said of a problem, in one line."""
+    return f"whimbrel: {' '.join(str(problem).split())}"
 
 
 def reader_gone() -> int:

@@ -7,6 +7,8 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
+from whimbrel.cli import fail, message
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -29,8 +31,14 @@ class Progress(Protocol):
     def update(self, received: int, rate: float, interface: str | None) -> None:
         """How far it is: bytes, bytes a second lately, and the network that carries it."""
 
+    def rename(self, name: str) -> None:
+        """What is shown is called otherwise now."""
+
     def note(self, text: str) -> None:
         """Something happened, such as a move: one line that stays."""
+
+    def complain(self, problem: object) -> None:
+        """Something went wrong: one line that stays, whatever else is shown."""
 
     def done(self, text: str) -> None:
         """It ended; ``text`` is its line."""
@@ -59,8 +67,14 @@ class Silent:
     def update(self, received: int, rate: float, interface: str | None) -> None:
         pass
 
+    def rename(self, name: str) -> None:
+        pass
+
     def note(self, text: str) -> None:
         pass
+
+    def complain(self, problem: object) -> None:
+        fail(problem)
 
     def done(self, text: str) -> None:
         pass
@@ -79,6 +93,9 @@ class Lines(Silent):
     def update(self, received: int, rate: float, interface: str | None) -> None:
         share = f" of {size(self._total)} ({100 * received // self._total} %)" if self._total else ""
         self._print(f"{self._name}: {size(received)}{share} at {size(rate)}/s{_over(interface)}")
+
+    def rename(self, name: str) -> None:
+        self._name = name
 
     def note(self, text: str) -> None:
         self._print(text)
@@ -106,6 +123,7 @@ class Bar:
         from rich.progress import BarColumn, DownloadColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
+        self.close()
         self._progress = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -125,6 +143,16 @@ class Bar:
             self._progress.update(
                 self._task, completed=received, rate=f"{size(rate)}/s", interface=interface or "", refresh=True
             )
+
+    def rename(self, name: str) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=name)
+
+    def complain(self, problem: object) -> None:
+        if self._progress is None:
+            fail(problem)
+        else:
+            self.note(message(problem))
 
     def note(self, text: str) -> None:
         if self._progress is not None:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import stat
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from whimbrel.cli._disk import settle, settle_folder, sha256
 from whimbrel.cli._waiting import writable
 
 
 class CannotWrite(Exception):
     """The target does not take what was downloaded. The message is a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What a part is a part of."""
+
+    url: str
+    etag: str
+    """A strong one (RFC 9110 §8.8.3): the same bytes, or it would be another."""
 
 
 class Sink(Protocol):
@@ -22,18 +35,41 @@ class Sink(Protocol):
     name: str
     """For people."""
 
+    async def digest(self) -> hashlib._Hash:
+        """The SHA-256 of what is there from an attempt before. Raises CannotWrite."""
+
     async def write(self, data: bytes) -> None:
         """Take bytes. Raises CannotWrite."""
 
-    def commit(self) -> None:
-        """All of it came. Raises CannotWrite."""
+    def commit(self, modified: float | None = None) -> None:
+        """All of it came, and was made then, seconds since 1970. It is on the disk afterwards. Raises CannotWrite."""
+
+    def discard(self) -> None:
+        """What came is of no use."""
 
     def abandon(self) -> str:
         """Not all of it came. Returns what became of the part that did, for a message; "" where nothing did."""
 
 
-def open_sink(target: Path | None) -> Sink:
+def kept(target: Path | None, url: str) -> tuple[int, Version] | None:
+    """How many bytes an attempt before has left, and of what; None where nothing can be made of it."""
+    if target is None:
+        return None
+    try:
+        version = Version(**json.loads(_note_of(target).read_text(encoding="utf-8")))
+        size = _part_of(target).stat().st_size
+    except (OSError, ValueError, TypeError):
+        return None
+    return (size, version) if size and version.url == url else None
+
+
+def open_sink(target: Path | None, version: Version | None = None, *, start: int = 0) -> Sink:
     """Open a target; None: standard output.
+
+    Args:
+        target: the file, or what else takes bytes.
+        version: of what is about to come: with it, another attempt can go on where this one stops.
+        start: how many bytes of it are there.
 
     Raises:
         CannotWrite: it cannot be written to.
@@ -45,20 +81,33 @@ def open_sink(target: Path | None) -> Sink:
         if stat.S_ISDIR(mode):
             raise CannotWrite(f"cannot write {target}: it is a directory")
         # A device or a pipe must never be replaced by a file of its name.
-        return _PartFile(target) if stat.S_ISREG(mode) else _open_stream(target, str(target))
+        return _PartFile(target, version, start) if stat.S_ISREG(mode) else _open_stream(target, str(target))
     except OSError as error:
         raise _cannot_write(target, error) from error
 
 
 class _PartFile:
-    """``NAME.part`` until it is whole. What came of a download that failed stays there."""
+    """``NAME.part`` until it is whole. What came of a download that failed stays there, with a note of what it is."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, version: Version | None, start: int) -> None:
         self.name = str(target)
         self._target = target
-        self._part = target.with_name(target.name + ".part")
-        self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        self._size = 0
+        self._part, self._note = _part_of(target), _note_of(target)
+        self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._size = start
+        if not start:
+            # In this order: a note must never be about other bytes than those beside it.
+            self._note.unlink(missing_ok=True)
+        os.ftruncate(self._descriptor, start)
+        os.lseek(self._descriptor, start, os.SEEK_SET)
+        if version is not None and not start:
+            self._note.write_text(json.dumps({"url": version.url, "etag": version.etag}), encoding="utf-8")
+
+    async def digest(self) -> hashlib._Hash:
+        try:
+            return await sha256(self._descriptor, self._size)
+        except OSError as error:
+            raise CannotWrite(f"cannot read {self._part}: {error.strerror}") from error
 
     async def write(self, data: bytes) -> None:
         try:
@@ -71,18 +120,30 @@ class _PartFile:
         except OSError as error:
             raise _cannot_write(self._part, error) from error
 
-    def commit(self) -> None:
+    def commit(self, modified: float | None = None) -> None:
         try:
+            settle(self._descriptor, modified)
             self._close()
             self._part.replace(self._target)
+            self._note.unlink(missing_ok=True)
+            folder = os.open(self._target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                settle_folder(folder)
+            finally:
+                os.close(folder)
         except OSError as error:
             raise _cannot_write(self._target, error) from error
+
+    def discard(self) -> None:
+        self._size = 0
+        self.abandon()
 
     def abandon(self) -> str:
         with contextlib.suppress(OSError):
             self._close()
             if not self._size:
                 self._part.unlink()
+                self._note.unlink(missing_ok=True)
         return f"what came ({self._size} bytes) is kept in {self._part}" if self._size else ""
 
     def _close(self) -> None:
@@ -99,6 +160,9 @@ class _Stream:
         self._descriptor = descriptor
         self._owned = owned
 
+    async def digest(self) -> hashlib._Hash:
+        return hashlib.sha256()
+
     async def write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
@@ -111,7 +175,10 @@ class _Stream:
             except OSError as error:
                 raise _cannot_write(self.name, error) from error
 
-    def commit(self) -> None:
+    def commit(self, modified: float | None = None) -> None:
+        self.abandon()
+
+    def discard(self) -> None:
         self.abandon()
 
     def abandon(self) -> str:
@@ -119,6 +186,14 @@ class _Stream:
             os.close(self._descriptor)
             self._owned = False
         return ""
+
+
+def _part_of(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
+def _note_of(target: Path) -> Path:
+    return target.with_name(target.name + ".part.json")
 
 
 def _open_stream(target: Path | None, name: str) -> _Stream:

@@ -15,10 +15,8 @@ from enum import IntEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from whimbrel.cli import fail
-
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Iterator
 
     import whimbrel
     from whimbrel.cli._progress import Progress
@@ -51,6 +49,14 @@ class Failure(Exception):
         self.status = status
 
 
+class NoConnection(Failure):
+    """There is no way to the server: other transfers to it would fail, too."""
+
+
+class Broken(Failure):
+    """The connection ended, or the server takes no more requests on it: another one may do."""
+
+
 @dataclass
 class Outcome:
     """What ``--json`` says of one transfer."""
@@ -59,6 +65,11 @@ class Outcome:
     file: str | None = None
     status: int | None = None
     bytes: int = 0
+    """Of content, carried by this command."""
+    resumed_at: int = 0
+    """Bytes that were there from an attempt before."""
+    unchanged: bool = False
+    """Whether all of it was there already."""
     seconds: float = 0.0
     sha256: str | None = None
     interfaces: list[str] = field(default_factory=list)
@@ -106,33 +117,41 @@ class Connections:
     """The connections of one command, one for each server, and what happened on them."""
 
     def __init__(self, args: argparse.Namespace, show: Progress) -> None:
-        self._outcome: Outcome | None = None  # Of the transfer that runs now.
-        self._began = 0.0
+        self._began: dict[int, tuple[Outcome, float]] = {}  # The transfers that run now, and since when.
         self._args = args
         self._show = show
         self._clients: dict[tuple[str, int], Client] = {}
         self._watching: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._dialling = asyncio.Lock()
 
     def __contains__(self, url: Url) -> bool:
         return url.origin in self._clients
 
     async def run(self, outcome: Outcome, transfer: Awaitable[None]) -> int:
         """Do one transfer, and tell what came of it: what happens meanwhile is its affair. Returns its exit status."""
-        self._outcome, self._began = outcome, asyncio.get_running_loop().time()
-        try:
-            await transfer
-        except Failure as failure:
-            outcome.error, outcome.exit_status = str(failure), failure.status
-            self._show.close()
-            fail(failure)
-        outcome.seconds = round(self.elapsed(), 6)
+        with self.during(outcome):
+            try:
+                await transfer
+            except Failure as failure:
+                outcome.error, outcome.exit_status = str(failure), failure.status
+                self._show.complain(failure)
+            outcome.seconds = round(self.elapsed(outcome), 6)
         if self._args.json:
             print(json.dumps(vars(outcome)), flush=True)
         return outcome.exit_status
 
-    def elapsed(self) -> float:
+    @contextlib.contextmanager
+    def during(self, outcome: Outcome) -> Iterator[None]:
+        """What happens to paths during the block is noted in the outcome."""
+        self._began[id(outcome)] = outcome, asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            del self._began[id(outcome)]
+
+    def elapsed(self, outcome: Outcome) -> float:
         """Seconds since the transfer began."""
-        return asyncio.get_running_loop().time() - self._began
+        return asyncio.get_running_loop().time() - self._began[id(outcome)][1]
 
     async def to(self, url: Url) -> Client:
         """The connection to a server, made if there is none.
@@ -140,11 +159,13 @@ class Connections:
         Raises:
             Failure: it cannot be made.
         """
-        return self._clients.get(url.origin) or await self._connect(url)
+        async with self._dialling:
+            return self._clients.get(url.origin) or await self._connect(url)
 
-    async def drop(self, url: Url) -> None:
-        """Close the connection to a server."""
-        await self._disconnect(url.origin)
+    async def drop(self, url: Url, client: Client) -> None:
+        """Close a connection to a server, unless there is another one already."""
+        if self._clients.get(url.origin) is client:
+            await self._disconnect(url.origin)
 
     async def close(self) -> None:
         """Close them all."""
@@ -152,18 +173,18 @@ class Connections:
             await self._disconnect(origin)
 
     @contextlib.asynccontextmanager
-    async def progressing(self, client: Client, name: str, total: int | None, outcome: Outcome) -> AsyncIterator[None]:
-        """Shows how a transfer goes while the block runs."""
+    async def progressing(self, url: Url, name: str, total: int | None, outcome: Outcome) -> AsyncIterator[None]:
+        """Shows how a transfer, or many together, goes while the block runs."""
         self._show.start(name, total)
-        outcome.used(carrier(client.connection))
-        ticking = asyncio.create_task(self._tick(client.connection, outcome))
+        self._used(url.origin)
+        ticking = asyncio.create_task(self._tick(url.origin, outcome))
         try:
             yield
         finally:
             ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ticking
-            outcome.used(carrier(client.connection))
+            self._used(url.origin)
 
     async def _connect(self, url: Url) -> Client:
         from whimbrel import ConnectFailed, InsecureWarning, WhimbrelError, http
@@ -173,12 +194,12 @@ class Connections:
             try:
                 client = await http.connect(url.host, url.port, **self._options())
             except ConnectFailed as error:
-                raise Failure(f"{url}: {_connect_problem(error)}", _connect_status(error)) from error
+                raise NoConnection(f"{url}: {_connect_problem(error)}", _connect_status(error)) from error
             except WhimbrelError as error:
                 raise broken(url, error) from error
             except (OSError, ValueError) as error:
                 # A name for a CA file that is none; the message says so.
-                raise Failure(str(error), Status.CA_FILE) from error
+                raise NoConnection(str(error), Status.CA_FILE) from error
         self._clients[url.origin] = client
         self._watching[url.origin] = asyncio.create_task(self._watch(client.connection))
         return client
@@ -201,46 +222,58 @@ class Connections:
         with contextlib.suppress(asyncio.CancelledError):
             await watching
 
-    async def _tick(self, connection: whimbrel.Connection, outcome: Outcome) -> None:
+    async def _tick(self, origin: tuple[str, int], outcome: Outcome) -> None:
         loop = asyncio.get_running_loop()
         # The rate is that of the last second, or of the last interval where that is longer.
-        samples = deque([(loop.time(), 0)], maxlen=max(2, round(1 / self._show.interval)))
+        samples = deque([(loop.time(), outcome.bytes)], maxlen=max(2, round(1 / self._show.interval)))
         while True:
             await asyncio.sleep(self._show.interval)
             now, before = loop.time(), samples[0]
             samples.append((now, outcome.bytes))
-            interface = carrier(connection)
+            rate = (outcome.bytes - before[1]) / (now - before[0])
+            self._show.update(outcome.bytes + outcome.resumed_at, rate, self._used(origin))
+
+    def _used(self, origin: tuple[str, int]) -> str | None:
+        """Which network carries the transfers now; they are told."""
+        client = self._clients.get(origin)
+        interface = None if client is None else carrier(client.connection)
+        for outcome, _ in self._began.values():
             outcome.used(interface)
-            self._show.update(outcome.bytes, (outcome.bytes - before[1]) / (now - before[0]), interface)
+        return interface
 
     async def _watch(self, connection: whimbrel.Connection) -> None:
-        """Notes what happens to a connection's path in the outcome of whichever transfer runs."""
+        """Notes what happens to a connection's path in the outcomes of the transfers that run."""
         from whimbrel import PathMigrated
 
         async for change in connection.path_changes():
-            outcome = self._outcome
-            assert outcome is not None, "connections are made for transfers"
-            at = round(self.elapsed(), 6)
-            match change:
-                case PathMigrated(old=old, new=new):
-                    outcome.used(old.interface)
-                    outcome.used(new.interface)
-                    outcome.moves.append(
-                        {
-                            "at": at,
-                            "from": old.interface,
-                            "to": new.interface,
-                            "old_address": list(old.local),
-                            "new_address": list(new.local),
-                            "reason": change.reason,
-                            "silence_ms": round(change.silence * 1000, 3) if math.isfinite(change.silence) else None,
-                            "linkable": change.linkable,
-                        }
-                    )
-                    self._show.note(f"moved from {old.interface} to {new.interface}: {change.reason}")
-                case _:
-                    facts = {name: getattr(change, name) for name in type(change).__dataclass_fields__}
-                    outcome.events.append({"at": at, "event": type(change).__name__, **facts})
+            for outcome, _ in self._began.values():
+                _note(outcome, change, round(self.elapsed(outcome), 6))
+            if isinstance(change, PathMigrated):
+                self._show.note(f"moved from {change.old.interface} to {change.new.interface}: {change.reason}")
+
+
+def _note(outcome: Outcome, change: whimbrel.PathChange, at: float) -> None:
+    from whimbrel import PathMigrated
+
+    match change:
+        case PathMigrated(old=old, new=new):
+            outcome.used(old.interface)
+            outcome.used(new.interface)
+            outcome.moves.append(
+                {
+                    "at": at,
+                    "from": old.interface,
+                    "to": new.interface,
+                    "old_address": list(old.local),
+                    "new_address": list(new.local),
+                    "reason": change.reason,
+                    "silence_ms": round(change.silence * 1000, 3) if math.isfinite(change.silence) else None,
+                    "linkable": change.linkable,
+                }
+            )
+        case _:
+            facts = {name: getattr(change, name) for name in type(change).__dataclass_fields__}
+            outcome.events.append({"at": at, "event": type(change).__name__, **facts})
 
 
 def status_text(status: int) -> str:
@@ -252,8 +285,8 @@ def status_text(status: int) -> str:
 
 def broken(url: Url, error: whimbrel.WhimbrelError, *details: str) -> Failure:
     """A connection or a stream that ended before its transfer did."""
-    from whimbrel import ConnectionClosed
-    from whimbrel.http import ErrorCode
+    from whimbrel import ConnectionClosed, ConnectionLost, ProtocolError
+    from whimbrel.http import ErrorCode, RequestRejected
 
     what = error.message
     if isinstance(error, ConnectionClosed) and error.is_application and error.by_peer:
@@ -263,7 +296,8 @@ def broken(url: Url, error: whimbrel.WhimbrelError, *details: str) -> Failure:
         what = f"the server closed the connection ({name}{f', {error.reason}' if error.reason else ''})"
     details = tuple(filter(None, details))
     where = f" {details[0]}" if details else ""
-    return Failure("; ".join([f"{url}: {what}{where}", *details[1:]]), Status.INCOMPLETE)
+    kind = Broken if isinstance(error, ConnectionLost | ProtocolError | RequestRejected) else Failure
+    return kind("; ".join([f"{url}: {what}{where}", *details[1:]]), Status.INCOMPLETE)
 
 
 def seconds(text: str) -> float:

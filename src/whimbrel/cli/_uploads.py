@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import re
+import stat
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -162,7 +163,9 @@ class Uploads:
             try:
                 os.mkdir(names[-1], dir_fd=parent)
             except FileExistsError:
-                raise Refused(405, "there is something of that name") from None
+                if not _is_folder(names[-1], parent):
+                    raise Refused(409, "there is a file of that name") from None
+                raise Refused(405, "the folder is there") from None  # RFC 4918 §9.3.1
             settle_folder(parent)
         await request.respond(201)
 
@@ -199,6 +202,13 @@ class Uploads:
 
 _RESOURCE = re.compile(r"upload=([0-9a-f]{64})-([0-9]{1,18})")
 _PART = re.compile(r"\.[0-9a-f]{32}\.part")
+
+
+def _is_folder(name: str, parent: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent).st_mode)
+    except FileNotFoundError:
+        return False  # A link that leads nowhere.
 
 
 def _key(target: Target, part: Part) -> tuple[int, int, str]:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
+import contextlib
+import re
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from whimbrel.cli import INTERRUPTED, fail
+from whimbrel.cli._digest import sha256_in
+from whimbrel.cli._disk import in_thread
 from whimbrel.cli._progress import Progress, progress, size
-from whimbrel.cli._sink import CannotWrite, Sink, open_sink
+from whimbrel.cli._sink import CannotWrite, Sink, Version, kept, open_sink
 from whimbrel.cli._transfers import Connections, Failure, Outcome, Status, add_connection_arguments, broken, status_text
 
 if TYPE_CHECKING:
-    from whimbrel.http import Client, Response, Url
+    from whimbrel.http import Response, Url
 
 MAX_REDIRECTS = 10
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -31,7 +35,7 @@ EPILOG = f"""exit status: 0 when all was saved; else that of the first failure, 
 {Status.TIMEOUT} no answer in time, {Status.HANDSHAKE} handshake failed or no HTTP/3,
 {Status.TOO_MANY_REDIRECTS} too many redirects, {Status.INCOMPLETE} ended half-way,
 {Status.CERTIFICATE} certificate not accepted, {Status.CA_FILE} CA file unusable, {INTERRUPTED} interrupted.
-What came of a download that ended half-way is kept in NAME.part."""
+What came of a download that ended half-way is kept in NAME.part, and the same command goes on from there."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +104,6 @@ class _Session:
     def __init__(self, args: argparse.Namespace, show: Progress) -> None:
         self.kept = ""
         """What became of a download that was interrupted."""
-        self._args = args
         self._show = show
         self._connections = Connections(args, show)
 
@@ -116,17 +119,22 @@ class _Session:
         return exit_status
 
     async def _fetch(self, url: Url, target: Path | None, outcome: Outcome) -> None:
+        fresh = False
         for _ in range(MAX_REDIRECTS + 1):
-            client, response = await self._request(url)
+            before = None if fresh else kept(target, str(url))
+            response = await self._request(url, before)
             async with response:
                 outcome.status = response.status
+                if response.status == 416 and before is not None:
+                    fresh = True  # What is kept is no part of what is there now.
+                    continue
                 location = response.headers.get("location")
                 if response.status in REDIRECTS and location is not None:
                     url = self._redirected(url, location)
                     continue
                 if not 200 <= response.status <= 299:
                     raise Failure(f"{url}: the server answered {status_text(response.status)}", Status.HTTP_ERROR)
-                await self._save(url, client, response, target, outcome)
+                await self._save(url, response, target, outcome, before)
                 return
         raise Failure(f"{outcome.url}: redirected more than {MAX_REDIRECTS} times", Status.TOO_MANY_REDIRECTS)
 
@@ -138,33 +146,43 @@ class _Session:
         except InvalidUrl as error:
             raise Failure(f"{url} redirects to where HTTP/3 cannot follow: {error}", Status.MALFORMED_URL) from error
 
-    async def _request(self, url: Url) -> tuple[Client, Response]:
+    async def _request(self, url: Url, before: tuple[int, Version] | None) -> Response:
         from whimbrel import WhimbrelError, __version__
 
-        headers = {"accept": "*/*", "user-agent": f"whimbrel/{__version__}"}
+        headers = {"accept": "*/*", "user-agent": f"whimbrel/{__version__}", "want-repr-digest": "sha-256=1"}
+        if before is not None:
+            # RFC 9110 §13.1.5: the rest where it is still the same, else all of what it is now.
+            headers |= {"range": f"bytes={before[0]}-", "if-range": before[1].etag}
         while True:
             used_before = url in self._connections
             client = await self._connections.to(url)
             try:
-                return client, await client.request("GET", url.target, headers=headers)
+                return await client.request("GET", url.target, headers=headers)
             except WhimbrelError as error:
-                await self._connections.drop(url)
+                await self._connections.drop(url, client)
                 # The server may have ended a connection that was idle; a GET may be sent again (RFC 9110 §9.2.2).
                 if not used_before:
                     raise broken(url, error) from error
 
-    async def _save(self, url: Url, client: Client, response: Response, target: Path | None, outcome: Outcome) -> None:
+    async def _save(
+        self, url: Url, response: Response, target: Path | None, outcome: Outcome, before: tuple[int, Version] | None
+    ) -> None:
         from whimbrel import WhimbrelError
 
+        start = outcome.resumed_at = _start(url, response, before)
         try:
-            sink = open_sink(target)
+            sink = open_sink(target, _version(url, response), start=start)
         except CannotWrite as error:
             raise Failure(str(error), Status.CANNOT_WRITE) from error
         outcome.file = None if target is None else sink.name
         try:
-            async with self._connections.progressing(client, sink.name, _length(response), outcome):
-                await _copy(response, sink, outcome, hashed=self._args.json)
-            sink.commit()
+            length = _length(response)
+            total = None if length is None else start + length
+            async with self._connections.progressing(url, sink.name, total, outcome):
+                await _copy(response, sink, outcome)
+                _check_digest(url, response, sink, outcome)
+                modified = _modified(response)
+                await in_thread(lambda: sink.commit(modified))
         except WhimbrelError as error:
             raise broken(url, error, _how_far(outcome, response), sink.abandon()) from error
         except CannotWrite as error:
@@ -172,20 +190,51 @@ class _Session:
         except BaseException:
             self.kept = sink.abandon()
             raise
-        seconds = self._connections.elapsed()
+        seconds = self._connections.elapsed(outcome)
         rate = f"{size(outcome.bytes / seconds)}/s" if seconds else "at once"
-        self._show.done(f"{sink.name}: {size(outcome.bytes)} in {seconds:.2f} s ({rate}){outcome.over()}")
+        went_on = f", from byte {start} on" if start else ""
+        self._show.done(f"{sink.name}: {size(outcome.bytes)} in {seconds:.2f} s ({rate}){outcome.over()}{went_on}")
 
 
-async def _copy(response: Response, sink: Sink, outcome: Outcome, *, hashed: bool) -> None:
-    digest = hashlib.sha256()
+async def _copy(response: Response, sink: Sink, outcome: Outcome) -> None:
+    digest = await sink.digest()
     async for chunk in response:
         await sink.write(chunk)
         outcome.bytes += len(chunk)
-        if hashed:
-            digest.update(chunk)
-    if hashed:
-        outcome.sha256 = digest.hexdigest()
+        digest.update(chunk)
+    outcome.sha256 = digest.hexdigest()
+
+
+def _check_digest(url: Url, response: Response, sink: Sink, outcome: Outcome) -> None:
+    """Compare what came with what the server says that it has, if it does (RFC 9530 §3)."""
+    wanted = None
+    with contextlib.suppress(ValueError):
+        wanted = sha256_in(response.headers.get("repr-digest") or response.trailers.get("repr-digest", ""))
+    if wanted is not None and wanted.hex() != outcome.sha256:
+        sink.discard()
+        raise Failure(f"{url}: what came is not what the server has", Status.INCOMPLETE)
+
+
+def _start(url: Url, response: Response, before: tuple[int, Version] | None) -> int:
+    """The first byte that comes."""
+    if response.status != 206:
+        return 0
+    match = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
+    etag = response.headers.get("etag")
+    if before is None or match is None or int(match[1]) != before[0] or etag not in (None, before[1].etag):
+        raise Failure(f"{url}: the server sends a part that nobody asked for", Status.INCOMPLETE)
+    return before[0]
+
+
+def _version(url: Url, response: Response) -> Version | None:
+    etag = response.headers.get("etag", "")
+    return Version(str(url), etag) if etag.startswith('"') else None
+
+
+def _modified(response: Response) -> float | None:
+    with contextlib.suppress(ValueError, TypeError, IndexError, OverflowError):
+        return parsedate_to_datetime(response.headers.get("last-modified", "")).timestamp()
+    return None
 
 
 def _length(response: Response) -> int | None:
@@ -194,5 +243,5 @@ def _length(response: Response) -> int | None:
 
 
 def _how_far(outcome: Outcome, response: Response) -> str:
-    total = _length(response)
-    return f"after {outcome.bytes} bytes" if total is None else f"after {outcome.bytes} of {total} bytes"
+    length, came = _length(response), outcome.resumed_at + outcome.bytes
+    return f"after {came} bytes" if length is None else f"after {came} of {outcome.resumed_at + length} bytes"
