@@ -108,9 +108,10 @@ class Tunnels:
     async def _connected(self) -> Client:
         async with self._connecting:
             if self._client is None:
+                await self._close_lost()
                 client = await http.connect(self._host, self._port, **self._options)
                 self._client = client
-                self._clients[client] = asyncio.create_task(self._close_when_lost(client))
+                self._clients[client] = asyncio.create_task(self._leave_when_lost(client))
             return self._client
 
     def _leave(self, client: Client) -> None:
@@ -118,8 +119,12 @@ class Tunnels:
         if self._client is client:
             self._client = None
 
-    async def _close_when_lost(self, client: Client) -> None:
+    async def _leave_when_lost(self, client: Client) -> None:
         await client.connection.wait_closed()
         self._leave(client)
-        await client.close(linger=0.0)
-        self._clients.pop(client, None)
+
+    async def _close_lost(self) -> None:
+        # Not at once: closing would cancel its tunnels, whose readers are to hear why the connection ended.
+        for client in [client for client, watching in self._clients.items() if watching.done()]:
+            del self._clients[client]
+            await client.close(linger=0.0)
