@@ -46,7 +46,14 @@ def site(tmp_path: Path) -> Path:
 def workers_of(server: Serving) -> set[int]:
     """The processes that serve, by their numbers."""
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text("ascii").split()
-    return {int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
+    return {int(child) for child in children if exists(int(child)) and b"spawn_main" in command_of(child)}
+
+
+def command_of(process: str) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""  # It has just gone.
 
 
 async def test_files_go_down_and_up_and_nothing_is_left(site: Path) -> None:
@@ -126,7 +133,7 @@ async def test_sighup_with_a_certificate_that_cannot_be_used_changes_nothing(
         said = (await server.process.stderr.readline()).decode()
         assert "the workers were not renewed" in said
         assert "key.pem' holds no PEM private key" in said
-        assert workers_of(server) == before
+        await until(lambda: workers_of(server) == before)
         await shown(server.url, certificates)
         assert await server.end() == (0, "")
 
