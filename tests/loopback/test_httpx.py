@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from tests.loopback.httpx_peers import settled, silent_tcp, silent_udp
-from tests.loopback.support import nothing_left, until
-from whimbrel import Limits, http
+from tests.loopback.support import nothing_left, turns, until
+from whimbrel import InsecureWarning, Limits, http
 from whimbrel.http import ErrorCode, Request
 
 if TYPE_CHECKING:
@@ -343,6 +343,48 @@ async def test_a_name_that_does_not_exist_is_told(library: Any) -> None:
     async with library.AsyncClient(transport=http.AsyncTransport()) as asks:
         with pytest.raises(library.ConnectError, match=r"over QUIC: .*cannot find"):
             await asks.get("https://does-not-exist.invalid/")
+
+
+async def test_half_a_response_is_never_taken_for_the_whole(certificates: Certificates) -> None:
+    """Its length is not known, and the connection ends while nobody reads."""
+
+    async def handler(request: Request) -> None:
+        await request.start(200)
+        await request.write(b"half")
+        await asyncio.Event().wait()
+
+    async with served(certificates, handler) as (server, url), client(certificates) as asks:
+        async with asks.stream("GET", url) as response:
+            pieces = response.aiter_raw()
+            assert await anext(pieces) == b"half"
+            (session,) = server._sessions
+            (pooled,) = asks._transport._pool._standing.values()  # type: ignore[attr-defined]
+            await session.connection.close(ErrorCode.H3_NO_ERROR)
+            await until(lambda: not asks._transport._pool._standing)  # type: ignore[attr-defined]
+            await turns()
+            with pytest.raises(httpx.RemoteProtocolError):
+                await anext(pieces)
+        await until(lambda: pooled not in asks._transport._pool._leaving)  # type: ignore[attr-defined]
+
+
+async def test_certificates_that_are_not_verified_are_warned_of_once(certificates: Certificates) -> None:
+    async with served(certificates, hello) as (_, url):
+        with pytest.warns(InsecureWarning) as warned:
+            asks = client(certificates, verify=False)
+        assert [warning.filename for warning in warned] == [__file__]
+        async with asks:
+            assert (await asks.get(url)).status_code == 200
+
+
+def test_another_kind_of_loop_is_refused_clearly() -> None:
+    trio = pytest.importorskip("trio")
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(transport=http.AsyncTransport()) as asks:
+            await asks.get("https://localhost/")
+
+    with pytest.raises(RuntimeError, match="asyncio"):
+        trio.run(ask)
 
 
 @pytest.mark.parametrize("where", ["head", "content"])

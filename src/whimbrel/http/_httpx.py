@@ -19,12 +19,13 @@ import contextlib
 import functools
 import importlib.util
 import ssl
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, overload
 
 import whimbrel
 from whimbrel._config import Migration
-from whimbrel._errors import ConnectFailed, ConnectionLost, HandshakeFailed, WhimbrelError
+from whimbrel._errors import ConnectFailed, ConnectionLost, HandshakeFailed, InsecureWarning, WhimbrelError
 from whimbrel._sessions import SessionStore
 from whimbrel._tls import trust_roots
 from whimbrel.http._client import Client
@@ -59,6 +60,8 @@ HEAD_START = 0.25
 """Seconds that QUIC is alone: as long as RFC 8305 §5 waits between addresses."""
 KEPT = 30.0
 """Seconds that a connection waits for another request: as long as many servers keep theirs."""
+DIALS_FOR = 120.0
+"""Seconds that are spent on QUIC where the request sets no limit: about as long as the kernel tries TCP."""
 ATTEMPTS = 3
 """How often a request is sent at most, where servers refuse to look at it."""
 
@@ -159,6 +162,10 @@ class AsyncTransport(_AsyncBase):
         """
         if self._closed:
             raise RuntimeError("this transport is closed")
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError("whimbrel's transport runs on asyncio, and no loop of asyncio runs here") from None
         exchange = _Exchange(self, request)
         if request.url.scheme != "https":
             return await self._tcp(exchange.library).handle_async_request(request)
@@ -212,8 +219,12 @@ class AsyncTransport(_AsyncBase):
         origin.dialling()
         failure = ConnectFailed("its HTTPS records name no place that speaks HTTP/3", peer=authority(*origin.place))
         for place in origin.places(now()):
+            with warnings.catch_warnings():
+                # It was said when the transport was made.
+                warnings.simplefilter("ignore", InsecureWarning)
+                connecting = self._connect(*place, server_hostname=name, timeout=timeout)
             try:
-                connection = await self._connect(*place, server_hostname=name, timeout=timeout)
+                connection = await connecting
             except ConnectFailed as error:
                 origin.failed(place, now())
                 failure = error
@@ -339,7 +350,7 @@ class _Exchange:
             return await self._ask_over_tcp(self._request)
         async with Waiting(self.library, self._request, "pool"):
             await self._pool.room(self._key)
-        limit = (self._request.extensions.get("timeout") or {}).get("connect")
+        limit = (self._request.extensions.get("timeout") or {}).get("connect") or DIALS_FOR
         begun, dial = self._pool.dial(self._key, lambda: self._transport._dial(self._origin, self._name, limit), now())
         async with Waiting(self.library, self._request, "connect") as waiting:
             # Measured from when it began: who comes to a dial that is late already need not wait once more.

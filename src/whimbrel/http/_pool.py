@@ -10,7 +10,7 @@ import concurrent.futures
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 from whimbrel._errors import WhimbrelError
@@ -118,6 +118,7 @@ class Pool:
         self._dialling: dict[Hashable, tuple[float, asyncio.Task[Pooled]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Future[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def take(self, key: Hashable) -> Pooled | None:
@@ -138,9 +139,9 @@ class Pool:
             return
         pooled.idle_since = _now()
         if pooled in self._leaving:
-            self._close_later(pooled)
-        elif self._expiry is not None:
-            asyncio.get_running_loop().call_later(self._expiry + 0.01, self._expire)
+            self._spawn(self._close(pooled))
+        else:
+            self._expect_expiry()
         idle = self._idle()
         for key in idle[: len(idle) - self._max_idle] if self._max_idle is not None else ():
             self._retire(key)
@@ -178,15 +179,16 @@ class Pool:
     async def close(self) -> None:
         """Close all connections; what goes on over them is cancelled."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         dials = [dial for _, dial in self._dialling.values()]
         for dial in dials:
             dial.cancel()
-        await asyncio.gather(*dials, return_exceptions=True)
-        closing = [pooled.client.close() for pooled in (*self._standing.values(), *self._leaving)]
-        await asyncio.gather(*closing, return_exceptions=True)
+        await _all(dials)
+        await _all(pooled.client.close() for pooled in (*self._standing.values(), *self._leaving))
         self._standing.clear()
         self._leaving.clear()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _all(self._tasks)
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
@@ -202,17 +204,13 @@ class Pool:
         self._retire(key)  # Nobody dials where one stands; but one that leaves may stand in its place.
         self._standing[key] = pooled
         self._spawn(self._watch(key, pooled))
-        if self._expiry is not None:
-            asyncio.get_running_loop().call_later(GRACE + self._expiry + 0.01, self._expire)
+        self._expect_expiry()
         return pooled
 
     async def _watch(self, key: Hashable, pooled: Pooled) -> None:
         await pooled.carrier.follow()
-        # It has ended: what is left of it is to be cleaned up.
-        if self._standing.get(key) is pooled:
-            del self._standing[key]
-        self._leaving.discard(pooled)
-        await pooled.client.close(linger=0.0)
+        # It has ended. Who still reads from it must find out for themselves: to close it now would end their responses.
+        self.retire(key, pooled)
         self._wake()
 
     def _retire(self, key: Hashable) -> None:
@@ -220,15 +218,26 @@ class Pool:
         if pooled is not None:
             self._leaving.add(pooled)
             if not pooled.requests:
-                self._close_later(pooled)
+                self._spawn(self._close(pooled))
 
-    def _close_later(self, pooled: Pooled) -> None:
-        # `_watch` sees that it ends, and forgets it.
-        self._spawn(pooled.client.close())
+    async def _close(self, pooled: Pooled) -> None:
+        try:
+            await pooled.client.close()
+        finally:
+            self._leaving.discard(pooled)
+            self._wake()
+
+    def _expect_expiry(self) -> None:
+        waiting = [pooled.idle_since for pooled in self._standing.values() if not pooled.requests]
+        if self._expiry is not None and self._timer is None and waiting and not self._closed:
+            left = max(0.0, min(waiting) + self._expiry - _now())
+            self._timer = asyncio.get_running_loop().call_later(left + 0.01, self._expire)
 
     def _expire(self) -> None:
+        self._timer = None
         for key in [key for key, pooled in self._standing.items() if self._is_stale(pooled)]:
             self._retire(key)
+        self._expect_expiry()
 
     def _is_stale(self, pooled: Pooled) -> bool:
         return self._expiry is not None and not pooled.requests and _now() - pooled.idle_since > self._expiry
@@ -238,7 +247,8 @@ class Pool:
         return [key for _, key in sorted(idle, key=lambda each: each[0])]
 
     def _has_room(self, key: Hashable) -> bool:
-        count = len(self._standing) + len(self._leaving) + len(self._dialling)
+        leaving = sum(pooled.client.connection._lost is None for pooled in self._leaving)
+        count = len(self._standing) + leaving + len(self._dialling)
         return self._max_connections is None or key in self._dialling or count < self._max_connections
 
     def _wake(self) -> None:
@@ -250,6 +260,11 @@ class Pool:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _all(awaited: Iterable[Awaitable[object]]) -> None:
+    if waiting := list(awaited):
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def _now() -> float:
