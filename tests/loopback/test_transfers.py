@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
 import os
 import signal
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +19,6 @@ from tests.loopback.support import until
 from tests.loopback.test_http_server_commands import done, serving, started
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.loopback.support import Certificates
     from tests.loopback.test_http_server_commands import Serving
     from whimbrel.http import Request
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 MB = 1_000_000
+EXAMPLE = Path(__file__).parents[2] / "examples" / "file_sync" / "file_sync.py"
 
 
 @pytest.fixture
@@ -178,7 +180,7 @@ async def test_an_upload_goes_on_after_its_client_was_killed(home: Path, what: s
         assert said["tree/large"]["resumed_at"] > 2 * MB
         assert said["tree/large"]["bytes"] + said["tree/large"]["resumed_at"] == 60 * MB
         assert said["tree/large"]["sha256"] == hashlib.sha256(large.read_bytes()).hexdigest()
-        assert ("from byte" if what == "file" else "from where they stopped") in err
+        assert ("from byte" if what == "file" else "; 1 resumed") in err
     if what == "file":
         assert (home / "up" / "large").read_bytes() == large.read_bytes()
     else:
@@ -354,3 +356,29 @@ async def test_more_than_there_is_now_is_no_part_of_it(home: Path, certificates:
         status, _, err = await done(home, "get", "-q", "--cafile", certificates.ca, url)
     assert (status, err, asked) == (0, "", ["bytes=16-", None])
     assert (home / "large").read_bytes() == b"short"
+
+
+# The example ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_example_keeps_a_copy(home: Path) -> None:
+    plant(home / "tree")
+    (home / "tree" / "ü ?#%" / os.fsdecode(b"\xff&+")).unlink()  # Names that are no text are beyond forty lines.
+    async with serving(home, "site", "--upload", "up", "--port", 0, "-q") as server:
+
+        async def run() -> list[str]:
+            arguments = [str(EXAMPLE), "tree", server.url, server.cafile]
+            pipe = asyncio.subprocess.PIPE
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *arguments, cwd=home, stdout=pipe, stderr=pipe
+            )
+            out, err = await process.communicate()
+            assert (process.returncode, err) == (0, b"")
+            return out.decode().splitlines()
+
+        assert set(await run()) >= {"a/7.bin sent from byte 0 on", "a/b/large sent from byte 0 on"}
+        assert picture(home / "up") == picture(home / "tree")
+        (home / "tree" / "a" / "7.bin").write_bytes(b"new")
+        again = await run()
+        assert [line for line in again if "is there" not in line] == ["a/7.bin sent from byte 0 on"]
+        assert picture(home / "up") == picture(home / "tree")

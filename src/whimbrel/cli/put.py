@@ -202,7 +202,7 @@ class _Upload:
         text += f" ({size(everything.bytes / seconds)}/s){everything.over()}"
         left = len(self._tree.files) - counts.sent - counts.unchanged
         more = [
-            f"{counts.resumed} of them from where they stopped" if counts.resumed else "",
+            f"{counts.resumed} resumed" if counts.resumed else "",
             f"{_files(counts.unchanged)} were there already" if counts.unchanged else "",
             f"{_files(left)} not sent" if left else "",
         ]
