@@ -11,9 +11,16 @@ from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.asyncio.server import serve
 from aioquic.h3.connection import FrameUnexpected, H3Connection
-from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, HeadersReceived
+from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, HeadersReceived, WebTransportStreamDataReceived
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.events import ConnectionTerminated, ProtocolNegotiated, QuicEvent, StopSendingReceived, StreamReset
+from aioquic.quic.events import (
+    ConnectionTerminated,
+    ProtocolNegotiated,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
 
 from whimbrel import http
 
@@ -83,6 +90,10 @@ class OtherClient(QuicConnectionProtocol):
         self._ended: dict[int, asyncio.Event] = {}
         self._gone = asyncio.Event()
         self.datagrams: list[tuple[int, bytes]] = []
+        self.webtransport: dict[int, bytes] = {}
+        self.raw: dict[int, bytes] = {}
+        self.own: set[int] = set()
+        self.stops: dict[int, int] = {}
 
     def ask(self, headers: Fields, content: bytes | None = None, *, end: bool = True) -> int:
         """Send a request; returns its stream."""
@@ -102,6 +113,13 @@ class OtherClient(QuicConnectionProtocol):
         """Bytes as they are."""
         self._quic.send_stream_data(stream, data, end)
         self.transmit()
+
+    def open_in_session(self, session: int, data: bytes) -> int:
+        """A stream of WebTransport in both directions; what comes on it is in `raw`."""
+        stream = self.h3.create_webtransport_stream(session)
+        self.own.add(stream)  # H3Connection takes what comes on a stream that it made for HTTP's frames.
+        self.send(stream, data, end=True)
+        return stream
 
     def open_unidirectional(self, data: bytes, *, end: bool = False) -> int:
         stream = self._quic.get_next_available_stream_id(is_unidirectional=True)
@@ -127,12 +145,16 @@ class OtherClient(QuicConnectionProtocol):
             case StreamReset(stream_id=stream, error_code=code) if stream in self.answers:
                 self.answers[stream].reset = code
                 self._ended[stream].set()
-            case StopSendingReceived(stream_id=stream, error_code=code) if stream in self.answers:
-                self.answers[stream].stopped = code
+            case StopSendingReceived(stream_id=stream, error_code=code):
+                self.stops[stream] = code
+                if stream in self.answers:
+                    self.answers[stream].stopped = code
+            case StreamDataReceived(stream_id=stream, data=data):
+                self.raw[stream] = self.raw.get(stream, b"") + data
             case ConnectionTerminated():
                 self.closed = event
                 self._gone.set()
-        if hasattr(self, "h3"):
+        if hasattr(self, "h3") and getattr(event, "stream_id", None) not in self.own:
             for h3_event in self.h3.handle_event(event):
                 self._received(h3_event)
 
@@ -151,6 +173,9 @@ class OtherClient(QuicConnectionProtocol):
                 self.answers[stream].received += data
             case DatagramReceived(stream_id=stream, data=data):
                 self.datagrams.append((stream, data))
+                return
+            case WebTransportStreamDataReceived(stream_id=stream, data=data):
+                self.webtransport[stream] = self.webtransport.get(stream, b"") + data
                 return
             case _:
                 return
@@ -191,6 +216,7 @@ class OtherServer(QuicConnectionProtocol):
         self.closed: ConnectionTerminated | None = None
         self.resets: dict[int, int] = {}
         self.answer: Fields = [(b":status", b"200")]
+        self._backs: dict[int, int] = {}
 
     def quic_event_received(self, event: QuicEvent) -> None:
         match event:
@@ -215,6 +241,13 @@ class OtherServer(QuicConnectionProtocol):
                     self.h3.send_data(stream, data, ended)
             case DatagramReceived(stream_id=stream, data=data):
                 self.h3.send_datagram(stream, data)
+            case WebTransportStreamDataReceived(stream_id=stream, data=data, session_id=session, stream_ended=ended):
+                back = stream
+                if stream & 2:  # In one direction: the answer has a stream of its own.
+                    if stream not in self._backs:
+                        self._backs[stream] = self.h3.create_webtransport_stream(session, True)
+                    back = self._backs[stream]
+                self._quic.send_stream_data(back, data, ended)
 
 
 @contextlib.asynccontextmanager

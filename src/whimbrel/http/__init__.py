@@ -29,6 +29,7 @@ from whimbrel.http._response import RequestRejected, Response
 from whimbrel.http._server import Handler, ServeOptions, Server, serve
 from whimbrel.http._tunnel import Tunnel, TunnelClosed, TunnelRefused
 from whimbrel.http._url import InvalidUrl, Url
+from whimbrel.http._webtransport import WebTransportClosed, WebTransportSession
 
 if TYPE_CHECKING:
     from whimbrel.http._httpx import AsyncTransport as AsyncTransport
@@ -54,6 +55,8 @@ __all__ = [
     "TunnelClosed",
     "TunnelRefused",
     "Url",
+    "WebTransportClosed",
+    "WebTransportSession",
     "connect",
     "serve",
 ]

@@ -14,7 +14,7 @@ import pylsqpack
 from aioquic.buffer import encode_uint_var
 from aioquic.h3 import connection as h3_connection
 from aioquic.h3 import events as h3_events
-from aioquic.h3.connection import H3Connection, H3Stream, MessageError, ProtocolError, Setting
+from aioquic.h3.connection import H3Connection, H3Stream, HeadersState, MessageError, ProtocolError, Setting
 from aioquic.quic import events as quic_events
 
 from whimbrel.http._headers import request_problem
@@ -31,6 +31,7 @@ from whimbrel.http._protocol import (
     MessageEnded,
     MessageMalformed,
     RawHeaders,
+    StreamIntroduced,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ class AioquicHttp3:
         return Extensions(
             extended_connect=settings.get(Setting.ENABLE_CONNECT_PROTOCOL) == 1,
             datagrams=settings.get(Setting.H3_DATAGRAM) == 1,
+            # Draft 2 has no number: no limit then but that of the streams.
+            webtransport_sessions=settings.get(_WT_MAX_SESSIONS, 0)
+            or (_ANY_NUMBER if settings.get(Setting.ENABLE_WEBTRANSPORT) == 1 else 0),
         )
 
     def receive(self, stream: int, data: bytes, *, ended: bool = False) -> list[Event]:
@@ -148,7 +152,7 @@ class AioquicHttp3:
         if self._transport.failure:
             return []
         events = self._translate(self._h3.handle_event(event))
-        events += self._h3.take_malformed()
+        events += self._h3.take_found()
         events += self._transport.take_incomplete()
         if self._transport.failure:
             events.append(self._transport.failure)
@@ -182,7 +186,7 @@ class AioquicHttp3:
                     events.append(DatagramReceived(event.stream_id, event.data))
                 continue
             else:
-                continue  # Pushes are refused, and WebTransport is not announced: nothing else can come.
+                continue  # Pushes are refused: nothing else can come.
             if event.stream_ended:
                 events.append(MessageEnded(event.stream_id))
         return events
@@ -216,6 +220,8 @@ class AioquicHttp3:
 
 
 _LAST_STREAM = (1 << 62) - 1  # RFC 9000 §2.1
+_WT_MAX_SESSIONS = 0xC671706A  # draft-ietf-webtrans-http3-07 §8.2; H3Connection knows draft 2's ENABLE_WEBTRANSPORT.
+_ANY_NUMBER = 1 << 60
 
 # The low two bits of a unidirectional stream's id, by who opened it (RFC 9000 §2.1).
 _CLIENT_UNIDIRECTIONAL = 2
@@ -284,16 +290,16 @@ class _Connection(H3Connection):
         self.without_content: set[int] = set()
         self.tunnels: set[int] = set()
         self._extensions = extensions
-        self._malformed: list[Event] = []
+        self._found: list[Event] = []  # What H3Connection has no events for.
         super().__init__(cast("QuicConnection", transport))
 
     def qpack_streams(self) -> tuple[int | None, int | None]:
         """Those of the peer, as soon as they are known."""
         return self._peer_encoder_stream_id, self._peer_decoder_stream_id
 
-    def take_malformed(self) -> list[Event]:
-        malformed, self._malformed = self._malformed, []
-        return malformed
+    def take_found(self) -> list[Event]:
+        found, self._found = self._found, []
+        return found
 
     def _init_connection(self) -> None:
         # No dynamic table for what the peer sends: with one, 64 KiB of header section could stand for 256 MB of
@@ -315,6 +321,9 @@ class _Connection(H3Connection):
             del settings[Setting.ENABLE_CONNECT_PROTOCOL]
         if self._extensions.datagrams:
             settings[Setting.H3_DATAGRAM] = 1
+        if self._extensions.webtransport_sessions:
+            settings[Setting.ENABLE_WEBTRANSPORT] = 1
+            settings[_WT_MAX_SESSIONS] = self._extensions.webtransport_sessions
         return settings
 
     def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> RawHeaders:
@@ -342,6 +351,8 @@ class _Connection(H3Connection):
         except MessageError as error:
             # H3Connection would end the connection; RFC 9114 §4.1.2 asks for the end of this stream alone.
             return self._reject(stream, ErrorCode.H3_MESSAGE_ERROR, error.reason_phrase)
+        if stream.session_id is not None:
+            return self._introduced(stream, stream.session_id, events)
         # Whatever is not content is held until it is whole, so its size must be bounded here.
         if len(stream.buffer) > MAX_FIELD_SECTION:
             return self._reject(stream, ErrorCode.H3_EXCESSIVE_LOAD, "its header section is too large")
@@ -349,13 +360,28 @@ class _Connection(H3Connection):
 
     def _receive_stream_data_uni(self, stream: H3Stream, data: bytes, stream_ended: bool) -> list[h3_events.H3Event]:
         events = super()._receive_stream_data_uni(stream, data, stream_ended)
+        if stream.session_id is not None:
+            return self._introduced(stream, stream.session_id, events)
         if len(stream.buffer) > MAX_FIELD_SECTION:
             raise _ExcessiveLoad("its settings are too large")
         return events
 
     def _reject(self, stream: H3Stream, code: ErrorCode, reason: str) -> list[h3_events.H3Event]:
         stream.buffer = b""
-        self._malformed.append(MessageMalformed(stream.stream_id, code, reason))
+        self._found.append(MessageMalformed(stream.stream_id, code, reason))
+        return []
+
+    def _introduced(self, stream: H3Stream, session: int, events: list[h3_events.H3Event]) -> list[h3_events.H3Event]:
+        if not self._extensions.webtransport_sessions:
+            return self._reject(stream, ErrorCode.H3_FRAME_UNEXPECTED, "WebTransport was not announced")
+        if stream.headers_recv_state != HeadersState.INITIAL or stream.headers_send_state != HeadersState.INITIAL:
+            raise _FrameError("a request turns into a stream of WebTransport")
+        if session & 3:
+            raise _IdError(f"stream {session} cannot be a WebTransport session")
+        # H3Connection tells of it only with its first bytes, which may be long in coming.
+        data = b"".join(e.data for e in events if isinstance(e, h3_events.WebTransportStreamDataReceived))
+        self._found.append(StreamIntroduced(stream.stream_id, session, data))
+        self._stream.pop(stream.stream_id, None)
         return []
 
 
@@ -375,6 +401,14 @@ class _ExcessiveLoad(ProtocolError):
     """What H3Connection catches to end the connection; it has none for this code."""
 
     error_code = h3_connection.ErrorCode.H3_EXCESSIVE_LOAD
+
+
+class _FrameError(ProtocolError):
+    error_code = h3_connection.ErrorCode.H3_FRAME_ERROR
+
+
+class _IdError(ProtocolError):
+    error_code = h3_connection.ErrorCode.H3_ID_ERROR
 
 
 class _GoAwayReader:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterable, AsyncIterator, Generator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, BinaryIO, Generic, Self, TypeAlias, TypedDict, TypeVar, Unpack
 
 import whimbrel
 from whimbrel._config import Limits, Migration
@@ -19,15 +19,16 @@ from whimbrel._errors import (
     WhimbrelError,
 )
 from whimbrel.http._headers import Headers, HeadersLike, connect_headers, field_section, request_headers
-from whimbrel.http._protocol import ConnectionFailed, ErrorCode, Extensions, RawHeaders
-from whimbrel.http._response import RequestRejected, Response
+from whimbrel.http._protocol import ConnectionFailed, ErrorCode, Event, Extensions, RawHeaders, StreamIntroduced
+from whimbrel.http._response import READ_SIZE, RequestRejected, Response
 from whimbrel.http._session import Session
 from whimbrel.http._tunnel import Tunnel, TunnelRefused
 from whimbrel.http._url import DEFAULT_PORT, Url, authority
+from whimbrel.http._webtransport import MAX_SESSIONS, PROTOCOL, WebTransportSession
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
     from whimbrel._connection import Connection
@@ -37,10 +38,15 @@ if TYPE_CHECKING:
 Body: TypeAlias = bytes | bytearray | memoryview | AsyncIterable[bytes] | BinaryIO
 """What a request may carry: bytes, an asynchronous source of them, or a file opened for reading in binary."""
 
+OUR_EXTENSIONS = Extensions(datagrams=True, webtransport_sessions=MAX_SESSIONS)
+"""What every client announces, since nobody knows yet what it will be used for."""
+
 REFUSAL_SIZE = 4 << 10
 """Bytes of an answer that refuses a tunnel, at most."""
 REFUSAL_PATIENCE = 2.0
 """Seconds that they may take."""
+
+T = TypeVar("T", Tunnel, WebTransportSession)
 
 _log = logging.getLogger("whimbrel")
 
@@ -151,7 +157,7 @@ class Client(Session):
         protocol: str | None = None,
         target: str = "/",
         headers: HeadersLike = (),
-    ) -> _Tunnelling:
+    ) -> _Opening[Tunnel]:
         """Open a tunnel: ``await client.tunnel(...)`` or ``async with client.tunnel(...) as tunnel`` (CONNECT).
 
         Without a protocol, the server is asked to connect to a host and port for us (RFC 9114 §4.4); with one, to speak
@@ -172,7 +178,26 @@ class Client(Session):
             if protocol is None:
                 raise LocalProtocolError("a tunnel leads to a host and port, or speaks a protocol: give one of them")
             authority = self.authority
-        return _Tunnelling(self, protocol, connect_headers(authority, protocol, target, headers))
+        section = connect_headers(authority, protocol, target, headers)
+        return _Opening(partial(self._tunnel, protocol, section))
+
+    def webtransport(
+        self, target: str, *, headers: HeadersLike = (), authority: str | None = None
+    ) -> _Opening[WebTransportSession]:
+        """Open a WebTransport session: ``await client.webtransport(...)`` or ``async with … as session``.
+
+        Args:
+            target: path and query.
+            headers: further fields of the request, such as ``origin``.
+            authority: what to ask for instead of the client's own `authority`.
+
+        Raises:
+            TunnelRefused: the server answered with another status than 2xx, or knows no WebTransport.
+            LocalProtocolError, RequestRejected, StreamReset, RemoteProtocolError, ConnectionLost: as `request`.
+        """
+        fields = [*Headers(headers).fields(), ("sec-webtransport-http3-draft02", "1")]
+        section = connect_headers(self.authority if authority is None else authority, PROTOCOL, target, fields)
+        return _Opening(partial(self._webtransport, section))
 
     async def close(self, *, linger: float = 3.0) -> None:
         """Close the connection; what is still going on is cancelled. May be called twice.
@@ -183,6 +208,8 @@ class Client(Session):
         self._closed = True
         for response in list(self._responses.values()):
             await response.close()
+        for session in list(self.webtransports.values()):
+            session.abandon()
         for tunnel in list(self._tunnels.values()):
             tunnel.cancel()
         await self.connection.close(ErrorCode.H3_NO_ERROR, linger=linger)
@@ -190,8 +217,8 @@ class Client(Session):
 
     async def __aenter__(self) -> Self:
         try:
-            await self._start(is_client=True, extensions=Extensions(datagrams=True))
-            self._spawn(self._accept)
+            await self._start(is_client=True, extensions=OUR_EXTENSIONS)
+            self.spawn(self._accept)
         except BaseException:
             await self.close(linger=0.0)
             raise
@@ -233,7 +260,33 @@ class Client(Session):
         response = self._responses[stream.id] = Response(self, stream, method)
         return response
 
-    async def _tunnel(self, protocol: str | None, section: RawHeaders) -> Tunnel:
+    async def _webtransport(self, section: RawHeaders) -> WebTransportSession:
+        self._check_open()
+        extensions = await self.peer_extensions()
+        if extensions is not None and len(self.webtransports) >= extensions.webtransport_sessions:
+            allowed = extensions.webtransport_sessions
+            text = f"the server allows {allowed} sessions at once" if allowed else "the server knows no WebTransport"
+            raise TunnelRefused(0, Headers(), b"", text, peer=self.authority)
+        session: WebTransportSession | None = None
+
+        def prepare(stream: int) -> None:
+            # The first streams of the server's may overtake its answer.
+            nonlocal session
+            session = self.webtransports[stream] = WebTransportSession(self, stream)
+
+        try:
+            tunnel = await self._tunnel(PROTOCOL, section, prepare)
+        except BaseException:
+            if session is not None:
+                session.abandon()
+            raise
+        assert session is not None, "its stream was opened"
+        session.begin(tunnel)
+        return session
+
+    async def _tunnel(
+        self, protocol: str | None, section: RawHeaders, prepare: Callable[[int], None] | None = None
+    ) -> Tunnel:
         self._check_open()
         if protocol is not None:
             # RFC 8441 §3: not before the server has said that it knows such requests.
@@ -244,6 +297,8 @@ class Client(Session):
         response = await self._begin("CONNECT")
         # Before it is asked for: the first of them may overtake the answer.
         datagrams = None if protocol is None else self.datagrams.expect(response.id)
+        if prepare is not None:
+            prepare(response.id)
         try:
             await response._send_head(section)
             await response._receive_headers()
@@ -280,6 +335,27 @@ class Client(Session):
         return TunnelRefused(response.status, response.headers, bytes(body), text, peer=self.authority)
 
     async def _accepted(self, stream: Stream) -> None:
+        if self.webtransports:
+            self.spawn(partial(self._read_introduction, stream))
+        else:
+            self._not_introduced()
+
+    async def _read_introduction(self, stream: Stream) -> None:
+        events: list[Event] = []
+        while not events:
+            data = await stream.read(READ_SIZE)
+            events = self.http3.receive(stream.id, data, ended=not data)
+            if not data:
+                break
+        match events:
+            case [StreamIntroduced() as event]:
+                self.introduced(stream, event)
+            case [ConnectionFailed() as failed]:
+                self.connection_failed(failed)
+            case _:
+                self._not_introduced()
+
+    def _not_introduced(self) -> None:
         # RFC 9114 §6.1: only an extension that we asked for may have servers open these.
         reason = "the server opened a bidirectional stream"
         self.connection_failed(ConnectionFailed(ErrorCode.H3_STREAM_CREATION_ERROR, reason))
@@ -299,28 +375,25 @@ class Client(Session):
                 response._reject()
 
 
-class _Tunnelling:
-    """What `Client.tunnel` returns: to be awaited, or entered by ``async with``."""
+class _Opening(Generic[T]):
+    """What `Client.tunnel` and `Client.webtransport` return: to be awaited, or entered by ``async with``."""
 
-    def __init__(self, client: Client, protocol: str | None, section: RawHeaders) -> None:
-        self._client, self._protocol, self._section = client, protocol, section
-        self._tunnel: Tunnel | None = None
+    def __init__(self, opened: Callable[[], Coroutine[object, None, T]]) -> None:
+        self._open: Callable[[], Coroutine[object, None, T]] = opened
+        self._opened: T | None = None
 
-    def __await__(self) -> Generator[None, None, Tunnel]:
+    def __await__(self) -> Generator[object, None, T]:
         return self._open().__await__()
 
-    async def __aenter__(self) -> Tunnel:
-        self._tunnel = await self._open()
-        return self._tunnel
+    async def __aenter__(self) -> T:
+        self._opened = await self._open()
+        return self._opened
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._tunnel is not None, "entered before it is left"
-        await self._tunnel.__aexit__(exc_type, exc, traceback)
-
-    async def _open(self) -> Tunnel:
-        return await self._client._tunnel(self._protocol, self._section)
+        assert self._opened is not None, "entered before it is left"
+        await self._opened.__aexit__(exc_type, exc, traceback)
 
 
 class _Connect:

@@ -16,7 +16,7 @@ RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class ErrorCode(IntEnum):
-    """Why a stream or a connection is ended (RFC 9114 §8.1, RFC 9204 §6, RFC 9297 §5.2)."""
+    """Why a stream or a connection is ended (RFC 9114 §8.1, RFC 9204 §6, RFC 9297 §5.2, WebTransport §9.5)."""
 
     H3_DATAGRAM_ERROR = 0x33
     H3_NO_ERROR = 0x100
@@ -39,6 +39,8 @@ class ErrorCode(IntEnum):
     QPACK_DECOMPRESSION_FAILED = 0x200
     QPACK_ENCODER_STREAM_ERROR = 0x201
     QPACK_DECODER_STREAM_ERROR = 0x202
+    WT_SESSION_GONE = 0x170D7B68
+    WT_BUFFERED_STREAM_REJECTED = 0x3994BD84
 
 
 def code_name(code: int) -> str:
@@ -104,7 +106,26 @@ class DatagramReceived:
     data: bytes
 
 
-Event = HeadersReceived | DataReceived | MessageEnded | MessageMalformed | GoAway | ConnectionFailed | DatagramReceived
+@dataclass(frozen=True, slots=True)
+class StreamIntroduced:
+    """A stream says that it belongs to a WebTransport session, and is none of ours any more: forget it."""
+
+    stream: int
+    session: int
+    data: bytes
+    """What came after that."""
+
+
+Event = (
+    HeadersReceived
+    | DataReceived
+    | MessageEnded
+    | MessageMalformed
+    | GoAway
+    | ConnectionFailed
+    | DatagramReceived
+    | StreamIntroduced
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +136,8 @@ class Extensions:
     """A server takes CONNECT with ``:protocol`` (RFC 9220)."""
     datagrams: bool = False
     """HTTP datagrams are understood (RFC 9297 §2.1.1)."""
+    webtransport_sessions: int = 0
+    """How many WebTransport sessions there may be at once; 0: it is not understood."""
 
 
 NOTHING_MORE = Extensions()

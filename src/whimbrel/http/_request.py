@@ -30,10 +30,12 @@ from whimbrel.http._protocol import (
     MessageEnded,
     MessageMalformed,
     RawHeaders,
+    StreamIntroduced,
     code_name,
 )
 from whimbrel.http._response import READ_SIZE, TURN_SIZE
 from whimbrel.http._tunnel import Tunnel
+from whimbrel.http._webtransport import PROTOCOL, WebTransportSession
 
 if TYPE_CHECKING:
     from whimbrel._connection import Connection
@@ -92,6 +94,8 @@ class Request(AsyncIterator[bytes]):
         self.protocol = self.status = None
         self._bytes_sent = 0
         self._tunnel: Tunnel | None = None
+        self._webtransport: WebTransportSession | None = None
+        self._introduced: StreamIntroduced | None = None
         self._owner = owner
         self._http3 = owner.http3
         self._stream = stream
@@ -284,6 +288,32 @@ class Request(AsyncIterator[bytes]):
         self._received = self._sent = True
         return self._tunnel
 
+    async def accept_webtransport(self, headers: HeadersLike = ()) -> WebTransportSession:
+        """Open the WebTransport session that is asked for (`protocol` is ``"webtransport"``). When the handler returns,
+        the session is closed.
+
+        Args:
+            headers: further fields of the answer.
+
+        Raises:
+            LocalProtocolError, StreamStopped, ConnectionLost: as `accept`.
+        """
+        if self.protocol != PROTOCOL:
+            raise LocalProtocolError("this is no request for a WebTransport session")
+        fields = Headers(headers).fields()
+        if "sec-webtransport-http3-draft02" in self.headers:  # Draft 2 §3.3; those after it name no draft.
+            fields.append(("sec-webtransport-http3-draft", "draft02"))
+        # What the client takes, datagrams above all, is known only then.
+        await self._owner.peer_extensions()
+        session = self._owner.webtransports[self.id] = WebTransportSession(self._owner, self.id)
+        try:
+            session.begin(await self.accept(fields))
+        except BaseException:
+            session.abandon()
+            raise
+        self._webtransport = session
+        return session
+
     def abort(self, code: int = ErrorCode.H3_INTERNAL_ERROR) -> None:
         """Give the answer up half-way: the client sees a stream that was reset, and the connection lives.
 
@@ -292,6 +322,8 @@ class Request(AsyncIterator[bytes]):
         """
         if self._tunnel is not None:
             self._aborted = self._aborted or not self._tunnel.is_over
+            if self._webtransport is not None:
+                self._webtransport.abandon(code)
             self._tunnel.cancel(code)
             return
         self._stream.on_stopped(None)
@@ -320,7 +352,9 @@ class Request(AsyncIterator[bytes]):
 
     async def leave(self) -> None:
         """The handler has returned: end what it left open. Raises what `respond` raises."""
-        if self._tunnel is not None:
+        if self._webtransport is not None:
+            await self._webtransport.close()
+        elif self._tunnel is not None:
             await self._tunnel.close()
         elif not self._sent:
             await self.finish()
@@ -330,11 +364,16 @@ class Request(AsyncIterator[bytes]):
         """Whether the answer was given up."""
         return self._aborted
 
-    async def receive_head(self) -> None:
-        """Wait for the header section. Raises what `__anext__` raises where what comes is no request."""
+    async def receive_head(self) -> StreamIntroduced | None:
+        """Wait for the header section. Raises what `__anext__` raises where what comes is no request.
+
+        Returns:
+            None; or what the stream says of itself where it is one of WebTransport's, and no request at all.
+        """
         try:
-            while not self.method:
+            while not self.method and self._introduced is None:
                 await self._receive()
+            return self._introduced
         except RemoteProtocolError:
             if self._malformed is not None and self._malformed.code == ErrorCode.H3_EXCESSIVE_LOAD:
                 # RFC 6585 §5. What is wrong with the others, they are told by a code alone (RFC 9114 §4.1.2).
@@ -449,6 +488,8 @@ class Request(AsyncIterator[bytes]):
                     self._received = True
                 case MessageMalformed():
                     self._reject(event)
+                case StreamIntroduced():
+                    self._introduced = event
                 case ConnectionFailed():
                     self._owner.connection_failed(event)
                     self.abort(event.code)

@@ -20,6 +20,7 @@ from whimbrel._errors import ConnectionLost, StreamReset, StreamStopped, Whimbre
 from whimbrel.http._protocol import ErrorCode, Extensions
 from whimbrel.http._request import Request
 from whimbrel.http._session import Session
+from whimbrel.http._webtransport import MAX_SESSIONS, PROTOCOL
 
 if TYPE_CHECKING:
     import os
@@ -218,8 +219,13 @@ class ServerSession(Session):
     async def run(self) -> None:
         """Answer requests until the connection ends."""
         try:
-            served = bool(self._handlers.protocols)
-            await self._start(is_client=False, extensions=Extensions(extended_connect=served, datagrams=served))
+            served = self._handlers.protocols
+            extensions = Extensions(
+                extended_connect=bool(served),
+                datagrams=bool(served),
+                webtransport_sessions=MAX_SESSIONS if PROTOCOL in served else 0,
+            )
+            await self._start(is_client=False, extensions=extensions)
             await self._accept()
         except ConnectionLost as lost:
             _log.debug("%s", lost)
@@ -263,7 +269,7 @@ class ServerSession(Session):
             return
         await self._free.acquire()
         request = Request(self, stream)
-        task = asyncio.create_task(self._attend(request), name=f"whimbrel-request-{stream.id}")
+        task = asyncio.create_task(self._attend(request, stream), name=f"whimbrel-request-{stream.id}")
         self._requests[task] = request
         task.add_done_callback(self._done)
         stream.on_stopped(task.cancel)
@@ -281,10 +287,10 @@ class ServerSession(Session):
     def _going_away(self, first: int) -> None:
         _log.debug("%s takes no more pushes, of which there are none", self._peer)
 
-    async def _attend(self, request: Request) -> None:
+    async def _attend(self, request: Request, stream: Stream) -> None:
         """One request, from its first byte to its end."""
         try:
-            await request.receive_head()
+            introduced = await request.receive_head()
         except WhimbrelError as error:
             _log.debug("%s: %s", self._peer, error)
             request.abort(ErrorCode.H3_REQUEST_INCOMPLETE)
@@ -292,6 +298,10 @@ class ServerSession(Session):
         except BaseException:
             request.abort(ErrorCode.H3_REQUEST_CANCELLED)
             raise
+        if introduced is not None:
+            stream.on_stopped(None)
+            self.introduced(stream, introduced)
+            return
         try:
             await self._answer(request)
         except BaseException:
@@ -304,6 +314,9 @@ class ServerSession(Session):
             if request.early and request.method not in SAFE_METHODS:
                 # Somebody may have recorded it and sent it again: the client must prove to be there (RFC 8470 §3).
                 await self.connection.wait_handshake()
+            if self._has_too_many(request):
+                request.abort(ErrorCode.H3_REQUEST_REJECTED)
+                return
             await self._handlers(request)
             if request.status is None:
                 raise RuntimeError("the handler returned without an answer")
@@ -317,6 +330,11 @@ class ServerSession(Session):
             if not request.is_aborted:
                 _log.exception("the handler of %s %s failed", request.method, request.target)
                 await self._fail(request)
+
+    def _has_too_many(self, request: Request) -> bool:
+        # Of WebTransport's sessions a client may have no more than it was told (§5.2).
+        sessions = sum(other.protocol == PROTOCOL for other in self._requests.values())
+        return request.protocol == PROTOCOL and sessions > MAX_SESSIONS
 
     async def _fail(self, request: Request) -> None:
         if request.status is not None:

@@ -17,7 +17,17 @@ from whimbrel._errors import RemoteProtocolError, StreamReset, StreamStopped, Wh
 from whimbrel._stream import ReceiveStream, SendStream, Stream
 from whimbrel.http._aioquic import AioquicHttp3
 from whimbrel.http._datagrams import Datagrams
-from whimbrel.http._protocol import NOTHING_MORE, ConnectionFailed, Event, Extensions, GoAway, Http3, code_name
+from whimbrel.http._protocol import (
+    NOTHING_MORE,
+    ConnectionFailed,
+    Event,
+    Extensions,
+    GoAway,
+    Http3,
+    StreamIntroduced,
+    code_name,
+)
+from whimbrel.http._webtransport import WebTransportSession, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,6 +56,7 @@ class Session(ABC):
         self._control_waiting: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._settings = asyncio.Event()
+        self.webtransports: dict[int, WebTransportSession] = {}
         self._failure: ConnectionFailed | None = None
         self._closed = False
 
@@ -60,7 +71,7 @@ class Session(ABC):
         if self._failure is None and not self._closed:
             self._failure = event
             _log.debug("%s broke the protocol: %s", self._peer, event.reason)
-            self._spawn(partial(self.connection.close, event.code, event.reason, linger=0.0))
+            self.spawn(partial(self.connection.close, event.code, event.reason, linger=0.0))
 
     def failure(self) -> RemoteProtocolError | None:
         """What the peer did wrong, once it has."""
@@ -79,6 +90,20 @@ class Session(ABC):
             settings.cancel()
             closed.cancel()
         return self.http3.peer_extensions()
+
+    def spawn(self, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Do something beside, until the connection ends."""
+        task = asyncio.create_task(_quietly(work), name="whimbrel-http")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def introduced(self, stream: Stream | ReceiveStream, event: StreamIntroduced) -> None:
+        """The peer opened a stream for a WebTransport session."""
+        if (session := self.webtransports.get(event.session)) is not None:
+            session.arrived(stream, event.data)
+        else:
+            refuse(stream)
 
     # For each end to fill in ------------------------------------------------------------------------------------------
 
@@ -113,9 +138,9 @@ class Session(ABC):
         )
         for waiting in self.http3.take_control():
             await self._write_control(*waiting)
-        self._spawn(self._write_all_control)
+        self.spawn(self._write_all_control)
         if extensions.datagrams:
-            self._spawn(self.datagrams.run)
+            self.spawn(self.datagrams.run)
 
     async def _stop(self) -> None:
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
@@ -140,12 +165,16 @@ class Session(ABC):
                 await self._accepted(stream)
             else:
                 stream.background()
-                self._spawn(partial(self._read_control, stream))
+                self.spawn(partial(self._read_control, stream))
 
     async def _read_control(self, stream: ReceiveStream) -> None:
         try:
             while data := await stream.read(1 << 16):
-                self._apply(self.http3.receive(stream.id, data))
+                events = self.http3.receive(stream.id, data)
+                if events and isinstance(events[0], StreamIntroduced):
+                    self.introduced(stream, events[0])
+                    return
+                self._apply(events)
         except StreamReset as reset:
             self._apply(self.http3.reset_received(stream.id, reset.code))
         else:
@@ -163,11 +192,6 @@ class Session(ABC):
         if self.http3.peer_extensions() is not None:
             self._settings.set()
         self.control_ready()
-
-    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
-        task = asyncio.create_task(_quietly(work), name="whimbrel-http")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 async def _quietly(work: Callable[[], Awaitable[None]]) -> None:
