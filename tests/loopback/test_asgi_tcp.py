@@ -134,6 +134,21 @@ async def test_what_is_not_answered_in_time_is_given_up(certificates: Certificat
         assert (await asking).status_code == 500
 
 
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_close_that_is_cancelled_closes_at_once(certificates: Certificates, waits: bool) -> None:
+    app = Application()
+    async with nothing_left_open(), of_others(certificates, http2=False) as client:
+        server = await asgi.serve(app, "127.0.0.1", cert=certificates.pair)
+        asking = asyncio.create_task(client.get(f"https://127.0.0.1:{server.addresses[0][1]}/wait"))
+        await until(lambda: len(app.story) == 2)
+        closing = asyncio.create_task(server.close(drain=60))
+        await turns(20 if waits else 1)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert (await asking).status_code == 500
+
+
 async def test_strangers_are_turned_away_over_tcp_as_well(
     certificates: Certificates, issue: Callable[..., Certificates]
 ) -> None:

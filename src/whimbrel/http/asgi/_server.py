@@ -95,20 +95,25 @@ class Server:
         Raises:
             LifespanFailed: the application says that it could not clean up.
         """
+        closing_tcp = None if self._tcp is None else asyncio.create_task(self._tcp.close(drain))
         try:
-            await self._caller.part()
-            await asyncio.gather(self.http3.close(drain=drain), self._close_tcp(drain))
+            try:
+                await self._caller.part()
+            finally:
+                # Cancelled before or not, it begins at once: then it closes without waiting.
+                await self.http3.close(drain=drain)
+            if closing_tcp is not None:
+                await closing_tcp
             await self._caller.close()
         except BaseException:
             # Whoever closes will not wait: neither will this.
+            if self._tcp is not None and closing_tcp is not None:
+                closing_tcp.cancel()
+                self._tcp.stop()
             self._caller.cancel()
             await self._lifespan.abandon()
             raise
         await self._lifespan.stop()
-
-    async def _close_tcp(self, drain: float) -> None:
-        if self._tcp is not None:
-            await self._tcp.close(drain)
 
 
 class _Serve:

@@ -104,9 +104,15 @@ class TcpServer:
                 await asyncio.wait(set(self._tasks), timeout=drain + _HEAD_START)
         finally:
             while self._tasks:
-                for task in self._tasks:
-                    task.cancel()
+                self.stop()
                 await asyncio.wait(set(self._tasks))
+
+    def stop(self) -> None:
+        """Close without waiting."""
+        for server in self._servers:
+            server.close()
+        for task in self._tasks:
+            task.cancel()
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
