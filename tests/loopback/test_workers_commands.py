@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import signal
+import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import whimbrel
 from tests.loopback.support import SOON, until
 from tests.loopback.test_http_server_commands import CONTENT, done, serving
 from tests.loopback.test_workers import exists, use
-from whimbrel import CertificateError, ConnectionLost, http
+from whimbrel import CertificateError, ConnectFailed, ConnectionLost, http
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.loopback.support import Certificates
     from tests.loopback.test_http_server_commands import Serving
+    from whimbrel import Connection
 
 pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
 
 
 LARGE = 4
@@ -156,6 +164,46 @@ async def test_what_cannot_be_is_said_in_one_sentence(
     assert (ended, out) == (status, "")
     assert sentence in err
     assert "Traceback" not in err
+
+
+async def test_the_program_of_the_page_serves_is_renewed_and_ends(certificates: Certificates, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "workers.md").read_text("utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    port = free_port()
+    assert code.count('"localhost", 4433') == 1
+    (tmp_path / "page.py").write_text(code.replace('"localhost", 4433', f'"127.0.0.1", {port}'))
+    for source, name in ((certificates.chain, "chain.pem"), (certificates.key, "key.pem")):
+        shutil.copyfile(source, tmp_path / name)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, "-W", "error", "page.py", cwd=tmp_path, stderr=pipe)
+    try:
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            async with await dialled(port, certificates) as connection, await connection.open_stream() as stream:
+                await stream.write(b"hello")
+                await stream.finish()
+                assert await stream.read() == b"hello"
+            process.send_signal(number)
+        _, err = await process.communicate()
+        assert (process.returncode, err) == (0, b"")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def dialled(port: int, certificates: Certificates) -> Connection:
+    """A connection, as soon as somebody listens."""
+    async with asyncio.timeout(SOON):
+        while True:
+            with contextlib.suppress(ConnectFailed):
+                return await whimbrel.connect("127.0.0.1", port, alpn="echo", verify=certificates.ca, migration=None)
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 async def shown(url: str, certificates: Certificates) -> None:
