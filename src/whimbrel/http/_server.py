@@ -20,7 +20,8 @@ from whimbrel._errors import ConnectionLost, StreamReset, StreamStopped, Whimbre
 from whimbrel.http._protocol import ErrorCode, Extensions
 from whimbrel.http._request import Request
 from whimbrel.http._session import Session
-from whimbrel.http._webtransport import MAX_SESSIONS, PROTOCOL
+from whimbrel.http._tunnel import TunnelClosed
+from whimbrel.http._webtransport import MAX_SESSIONS, PROTOCOL, WebTransportClosed
 
 if TYPE_CHECKING:
     import os
@@ -321,11 +322,11 @@ class ServerSession(Session):
             if request.status is None:
                 raise RuntimeError("the handler returned without an answer")
             await request.leave()
-        except (StreamReset, StreamStopped, ConnectionLost) as error:
-            # The client went away while the handler was at it: its own business.
-            _log.debug("%s %s of %s: %s", request.method, request.target, self._peer, error)
-            request.abort(ErrorCode.H3_REQUEST_CANCELLED)
-        except Exception:  # noqa: BLE001 - a handler may fail in any way
+        except Exception as error:  # noqa: BLE001 - a handler may fail in any way
+            if _is_departure(error):
+                _log.debug("%s %s of %s: %s", request.method, request.target, self._peer, error)
+                request.abort(ErrorCode.H3_REQUEST_CANCELLED)
+                return
             # What a handler says after the answer was given up, by itself or by a client's mistake, is no news.
             if not request.is_aborted:
                 _log.exception("the handler of %s %s failed", request.method, request.target)
@@ -342,6 +343,13 @@ class ServerSession(Session):
             return
         with suppress(WhimbrelError):
             await request.respond(500, {"content-type": "text/plain"}, b"The server failed.\n")
+
+
+def _is_departure(error: BaseException) -> bool:
+    """Whether the client went away while the handler was at it: its own business."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_departure, error.exceptions))
+    return isinstance(error, StreamReset | StreamStopped | TunnelClosed | WebTransportClosed | ConnectionLost)
 
 
 class _Serve:

@@ -93,12 +93,16 @@ class WebTransportClosed(WhimbrelError):
         super().__init__(f"{who} {how} the session{why}", peer=peer)
         self.code, self.reason, self.by_peer, self.is_clean = code, reason, by_peer, is_clean
 
+    def again(self) -> WebTransportClosed:
+        """The same, to be raised once more."""
+        return WebTransportClosed(self.code, self.reason, by_peer=self.by_peer, is_clean=self.is_clean, peer=self.peer)
+
 
 class WebTransportSession:
     """One WebTransport session, at either end: made by `Client.webtransport` and `Request.accept_webtransport`.
 
-    It is used as a `whimbrel.Connection` is. Codes of its streams are the application's, of 32 bits. Leaving
-    ``async with`` closes it.
+    It is used as a `whimbrel.Connection` is. Codes of its streams are the application's, of 32 bits. When it is over,
+    what is left of them raises `WebTransportClosed`. Leaving ``async with`` closes it.
     """
 
     def __init__(self, owner: Session, identifier: int) -> None:
@@ -110,7 +114,7 @@ class WebTransportSession:
         self._arrived: deque[Stream | ReceiveStream] = deque()
         self._accepters = Line(self._loop)
         self._waiting_closed = Line(self._loop)
-        self._streams: weakref.WeakSet[Stream | SendStream | ReceiveStream] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[_Sending | _Receiving] = weakref.WeakSet()
         self._closed: WebTransportClosed | None = None
         self._reader: asyncio.Task[None] | None = None
         self._prefix = varint(identifier)
@@ -269,11 +273,9 @@ class WebTransportSession:
             return
         if not closed.is_clean and self.connection._lost is not None:
             raise self._owner.failure() or self.connection._error()
-        raise WebTransportClosed(
-            closed.code, closed.reason, by_peer=closed.by_peer, is_clean=closed.is_clean, peer=closed.peer
-        )
+        raise closed.again()
 
-    async def _introduce(self, stream: Stream | SendStream, kind: bytes) -> None:
+    async def _introduce(self, stream: _Sending, kind: bytes) -> None:
         try:
             self._check()  # Once more: it may have taken long.
             await stream.write(kind + self._prefix)
@@ -311,6 +313,7 @@ class WebTransportSession:
         self._closed = closed
         self._owner.webtransports.pop(self.id, None)
         for stream in self._streams:
+            stream.gone = closed
             _give_up(stream)
         self._arrived.clear()
         self._accepters.wake_all()
@@ -364,6 +367,9 @@ def _give_up(stream: Stream | SendStream | ReceiveStream, code: int = ErrorCode.
 
 
 class _Receiving(ReceiveStream):
+    gone: WebTransportClosed | None = None
+    """Why the session is over, once it is."""
+
     def __init__(self, stream: ReceiveStream | SendStream) -> None:
         vars(self).update(vars(stream))  # Whatever it knew, this one knows.
         stream._ended = stream._finished = True  # It is not to be cleaned when it is dropped.
@@ -372,12 +378,16 @@ class _Receiving(ReceiveStream):
         super().stop(to_http3(code))
 
     def _unreadable(self) -> Exception:
+        if self.gone is not None:
+            return self.gone.again()
         if self._reset_by_peer is None:
             return super()._unreadable()
         return _translated(StreamReset, self._reset_by_peer, self)
 
 
 class _Sending(SendStream):
+    gone: WebTransportClosed | None = None
+
     def __init__(self, stream: ReceiveStream | SendStream) -> None:
         vars(self).update(vars(stream))
         stream._ended = stream._finished = True
@@ -386,6 +396,8 @@ class _Sending(SendStream):
         super().reset(to_http3(code))
 
     def _unwritable(self) -> Exception:
+        if self.gone is not None:
+            return self.gone.again()
         if self._stopped_by_peer is None:
             return super()._unwritable()
         return _translated(StreamStopped, self._stopped_by_peer, self)
