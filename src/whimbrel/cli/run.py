@@ -7,13 +7,13 @@ import asyncio
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from whimbrel.cli import fail
 from whimbrel.cli._via import Unusable, add_via, attempted, tell, tunnels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from whimbrel.tunnel import Tunnels
 
@@ -44,17 +44,18 @@ def run(args: argparse.Namespace) -> int:
 async def _run(through: Tunnels, command: Sequence[str]) -> int:
     from whimbrel.tunnel import Listeners, LocalPort
 
-    async with through, Listeners(through, tell) as listeners:
-        if problem := await attempted(through.connect()):
-            return fail(problem, FAILED)
-        here = await listeners.proxy(LocalPort("127.0.0.1", 0))
-        try:
-            program = await asyncio.create_subprocess_exec(*command, env={**os.environ, **environment(here)})
-        except FileNotFoundError:
-            return fail(f"{command[0]}: there is no such program", NOT_FOUND)
-        except OSError as error:
-            return fail(f"cannot run {command[0]}: {error.strerror}", CANNOT_RUN)
-        with _signals_for(program):
+    with _Signals() as signals:
+        async with through, Listeners(through, tell) as listeners:
+            if problem := await attempted(through.connect()):
+                return fail(problem, FAILED)
+            here = await listeners.proxy(LocalPort("127.0.0.1", 0))
+            try:
+                program = await asyncio.create_subprocess_exec(*command, env={**os.environ, **environment(here)})
+            except FileNotFoundError:
+                return fail(f"{command[0]}: there is no such program", NOT_FOUND)
+            except OSError as error:
+                return fail(f"cannot run {command[0]}: {error.strerror}", CANNOT_RUN)
+            signals.hand_on_to(program)
             status = await program.wait()
     return status if status >= 0 else 128 - status
 
@@ -71,17 +72,44 @@ def environment(proxy: str) -> Mapping[str, str]:
     return {**said, **{name.lower(): value for name, value in said.items()}}
 
 
-@contextlib.contextmanager
-def _signals_for(program: asyncio.subprocess.Process) -> Iterator[None]:
-    """Hand signals on. The terminal's own go to the program as well as to us: it decides what becomes of them."""
-    loop = asyncio.get_running_loop()
-    handed_on, left_to_it = (signal.SIGTERM, signal.SIGHUP), (signal.SIGINT, signal.SIGQUIT)
-    for number in handed_on:
-        loop.add_signal_handler(number, program.send_signal, number)
-    for number in left_to_it:
-        loop.add_signal_handler(number, int)
-    try:
-        yield
-    finally:
-        for number in handed_on + left_to_it:
-            loop.remove_signal_handler(number)
+class _Signals:
+    """Hands signals on to the program, from before it is there. What it makes of them is its affair.
+
+    A terminal's own go to the program as well as to us, and are not sent twice.
+    """
+
+    _handed_on = (signal.SIGTERM, signal.SIGHUP)
+    _left_to_it = (signal.SIGINT, signal.SIGQUIT)
+
+    def __init__(self) -> None:
+        self._program: asyncio.subprocess.Process | None = None
+        self._early: list[int] = []
+        self._loop = asyncio.get_running_loop()
+
+    def hand_on_to(self, program: asyncio.subprocess.Process) -> None:
+        """It runs now."""
+        self._program = program
+        for number in self._early:
+            self._send(number)
+
+    def __enter__(self) -> Self:
+        for number in self._handed_on:
+            self._loop.add_signal_handler(number, self._send, number)
+        for number in self._left_to_it:
+            self._loop.add_signal_handler(number, self._keep, number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in self._handed_on + self._left_to_it:
+            self._loop.remove_signal_handler(number)
+
+    def _send(self, number: int) -> None:
+        if self._program is None:
+            self._keep(number)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._program.send_signal(number)
+
+    def _keep(self, number: int) -> None:
+        if self._program is None:
+            self._early.append(number)
