@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import math
+import os
 import re
 import signal
 from pathlib import Path
@@ -100,6 +101,11 @@ async def attempted(work: Awaitable[object]) -> str:
     except (OSError, ValueError) as error:
         return str(error)
     return ""
+
+
+def cannot_listen(local: object, error: OSError) -> str:
+    """Why there is no local port or socket; asyncio's own words are of another kind."""
+    return f"cannot listen on {local}: {os.strerror(error.errno) if error.errno else error}"
 
 
 def sentence(error: Exception) -> str:

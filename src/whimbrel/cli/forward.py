@@ -7,7 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from whimbrel.cli import fail
-from whimbrel.cli._via import Unusable, add_via, attempted, tell, tunnels, until_signalled
+from whimbrel.cli._via import Unusable, add_via, attempted, cannot_listen, tell, tunnels, until_signalled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ async def _forward(through: Tunnels, forwardings: Sequence[Forwarding]) -> int:
             try:
                 here = await listeners.forward(forwarding)
             except OSError as error:
-                return fail(f"cannot listen on {forwarding.local}: {error.strerror or error}")
+                return fail(cannot_listen(forwarding.local, error))
             print(f"forwarding {here} to {forwarding.target} via {through.server}", flush=True)
         await asyncio.Event().wait()
     raise AssertionError("it waits until it is cancelled")

@@ -7,7 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from whimbrel.cli import fail
-from whimbrel.cli._via import Unusable, add_via, attempted, tell, tunnels, until_signalled
+from whimbrel.cli._via import Unusable, add_via, attempted, cannot_listen, tell, tunnels, until_signalled
 
 if TYPE_CHECKING:
     from whimbrel.tunnel import LocalPort, Tunnels
@@ -44,7 +44,7 @@ async def _proxy(through: Tunnels, local: LocalPort) -> int:
         try:
             here = await listeners.proxy(local)
         except OSError as error:
-            return fail(f"cannot listen on {local}: {error.strerror or error}")
+            return fail(cannot_listen(local, error))
         print(f"proxy at {here} (SOCKS5 and HTTP CONNECT) via {through.server}", flush=True)
         await asyncio.Event().wait()
     raise AssertionError("it waits until it is cancelled")

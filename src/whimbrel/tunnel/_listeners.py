@@ -32,12 +32,18 @@ class LocalPort:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return address_text((self.host, self.port))
+
 
 @dataclass(frozen=True, slots=True)
 class LocalSocket:
     """A UNIX socket here, which its owner alone may use."""
 
     path: str
+
+    def __str__(self) -> str:
+        return self.path
 
 
 Local: TypeAlias = LocalPort | LocalSocket
