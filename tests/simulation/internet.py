@@ -18,6 +18,7 @@ from whimbrel.testing._simulation import SimulatedNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from whimbrel import _core
     from whimbrel._path import Address, Path
@@ -85,6 +86,12 @@ class Internet(SimulatedNetwork):
         """Have the client read nothing more, until the result is called."""
         self._bearer.reading.clear()
         return self._bearer.reading.set
+
+    def cancel_move(self, moving: Future[Path]) -> None:
+        """Nobody waits for that move any more."""
+        connection = self._there.connection
+        if connection is not None and connection._attachment is not None:
+            connection._attachment.cancel_move(moving)
 
     @property
     def is_connected(self) -> bool:

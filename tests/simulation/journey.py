@@ -35,6 +35,7 @@ Kind = Literal[
     # The program, the server, and somebody on the way.
     "request",  # the program asks for a move
     "hurry",  # for one after another: spare connection IDs run out
+    "pester",  # for one after another, without waiting for any
     "late",  # the server's answers take half a second longer, for a while
     "hide",  # some of them are lost: PATH_CHALLENGEs, new connection IDs
     "copy",  # packets of the client arrive from another address, too, first
@@ -44,6 +45,10 @@ Kind = Literal[
     "forge",  # stateless resets, Version Negotiation and noise from anybody
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+LASTS: tuple[Kind, ...] = (
+    *("down", "silence", "prefer", "rebind", "readdress", "renumber", "replug"),
+    *("tunnel", "portal", "lossy"),  # these take longer
+)
 WAITS = (0.0, 0.002, 0.02, 0.05, 0.3, 1.0, 3.0, 10.0)
 
 
@@ -100,6 +105,6 @@ journeys = st.builds(
     forbids=_seldom,
     ipv6=st.sampled_from((False, False, False, True)),
     told=st.booleans(),
-    last=st.sampled_from(("down", "silence", "prefer", "rebind", "readdress", "renumber", "replug")),
+    last=st.sampled_from(LASTS),
     seed=st.integers(0, 2**32 - 1),
 )

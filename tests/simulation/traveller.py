@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 from tests.simulation.internet import ELSEWHERE, Datagram, Internet
 from tests.simulation.support import ids_by_address, most_within, shared
 from whimbrel import Limits, Migration, OutageTimeout
-from whimbrel._policy import LAST_WAIT, PROBE_BURST, PROBE_RATE
+from whimbrel._policy import FLAP_HOLD, LAST_WAIT, LONGEST_PING, PROBE_BURST, PROBE_RATE, RETRY, REVIVAL
 from whimbrel.testing import SimulatedServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from tests.simulation.journey import Journey, Kind, Step
-    from whimbrel._path import Address
+    from whimbrel._path import Address, Path
     from whimbrel.testing import SimulatedInterface, Transfer
 
 RELAY: Address = ("192.0.2.77", 7777)
@@ -43,6 +44,16 @@ UNTOLD = 20.0
 """The same, where nobody says so: whoever did not answer is asked again after a pause that has grown."""
 REST = 0.6
 """Seconds for the last transfer to find its pace."""
+FOLLOWING = RETRY[1] + FLAP_HOLD[1] + 3.0
+"""Seconds for a connection to be where the kernel would have it, though nobody says that it would be good there."""
+TUNNEL = 12.0
+"""Seconds without anything, of which nobody tells: long enough for those who wait longer each time to be late."""
+PORTAL = 290.0
+"""The same for a network that is preferred, while another one works."""
+LONG = 30_000_000
+"""Bytes of a transfer that is under way for all that time."""
+DEGRADED = 20.0
+"""Seconds on a network that loses a fifth, while others lose nothing."""
 LAST = 900_000
 """Its bytes: enough to be under way when what happens last is over."""
 
@@ -67,6 +78,7 @@ class Traveller:
         self._forbidden = 0.0  # how long, in all, nothing could get through
         self._silent: set[SimulatedInterface] = set()
         self._routeless = 0.0
+        self._has_chosen = False  # the program, where to be
 
     # The journey ------------------------------------------------------------------------------------------------------
 
@@ -164,6 +176,8 @@ class Traveller:
                 for number in range(2 * amount):
                     self._request(internet.interfaces[(step.interface + number) % 3])
                     self.advance(0.03)
+            case "pester":
+                self._pester(interface, 10 * amount)
             case _:
                 self._attack(step.kind, amount)
 
@@ -221,9 +235,18 @@ class Traveller:
         link.latency, link.rate, link.mtu = dict(NETWORKS)[interface.name], RATE, 1500
         interface.forget_after(math.inf)
 
-    def _request(self, interface: SimulatedInterface) -> None:
-        if self.internet.is_connected and self.internet.lost is None:
-            self.internet.migrate(interface.name)
+    def _request(self, interface: SimulatedInterface) -> Future[Path] | None:
+        if not self.internet.is_connected or self.internet.lost is not None:
+            return None
+        self._has_chosen = True
+        return self.internet.migrate(interface.name)
+
+    def _pester(self, interface: SimulatedInterface, times: int) -> None:
+        for _ in range(times):
+            moving = self._request(interface)
+            self.advance(0.02)
+            if moving is not None:
+                self.internet.cancel_move(moving)
 
     # Somebody on the way ----------------------------------------------------------------------------------------------
 
@@ -312,6 +335,51 @@ class Traveller:
             self._last()
 
     def _last(self) -> None:
+        match self.journey.last:
+            case "portal":
+                self._last_portal()
+            case "lossy" if self.journey.answers_probes and not self._has_chosen:
+                self._last_lossy()
+            case _:
+                self._last_event()
+
+    def _last_portal(self) -> None:
+        """The network that is preferred carries nothing, for minutes, and then it does."""
+        internet, well = self.internet, self.internet.now
+        preferred = min(internet.interfaces, key=lambda each: each.metric)
+        # What the program chose is not left; and who lost much is tried again after longer pauses.
+        if self._has_chosen or any(step.kind == "lossy" for step in self.journey.steps):
+            return
+        while internet.path.interface != preferred.name:
+            assert internet.now - well < FOLLOWING, "it does not use the network that is preferred"
+            internet.advance(1.0)
+        internet.requests(round(PORTAL / 5.0) + 40, every=5.0)
+        preferred.silence()
+        internet.advance(PORTAL)
+        assert internet.path.interface != preferred.name, "it is where nothing comes through"
+        preferred.silence(False)
+        well = internet.now
+        while internet.path.interface != preferred.name:
+            assert internet.now - well < FOLLOWING, "it does not return to the network that is preferred"
+            internet.advance(1.0)
+
+    def _last_lossy(self) -> None:
+        """The network that is used loses much, for good."""
+        internet = self.internet
+        if self.journey.traffic == "upload":
+            internet.upload(LONG)
+        else:
+            internet.download(LONG)
+        internet.advance(REST)
+        used = next(each for each in internet.interfaces if each.name == internet.path.interface)
+        used.link.loss, used.link.rate = 0.2, RATE / 3
+        began = internet.now
+        while internet.path.interface == used.name:
+            assert internet.now - began < DEGRADED, "it stays on a network that loses much, though others lose nothing"
+            internet.advance(0.5)
+        self.measured["lossy"] = internet.now - began
+
+    def _last_event(self) -> None:
         internet = self.internet
         transfer = internet.upload(LAST) if self.journey.traffic == "upload" else internet.download(LAST)
         well = internet.now
@@ -333,6 +401,9 @@ class Traveller:
                 used.rebind(address=self.journey.last == "readdress")
             case "renumber":
                 self._renumber(used)
+            case "tunnel":
+                self._all_silent(TUNNEL)
+                now = internet.now
             case _:
                 used.down()
                 used.up()
@@ -355,6 +426,9 @@ class Traveller:
         silence = 0.8 if self.journey.last in ("silence", "rebind", "readdress") else 0.0
         # The networks are asked three times, and only then one is trusted.
         in_vain = LAST_WAIT + 0.2 if silence and not self.journey.answers_probes else 0.0
+        if self.journey.last == "tunnel":
+            # A path that was silent is asked now and then; where the server does not answer that, there are PINGs.
+            silence = REVIVAL[0] + 0.2 if self.journey.answers_probes else LONGEST_PING + 2.0
         return 4 * round_trip + 0.2 + upload + silence + in_vain
 
     def _may_have_ended(self) -> bool:
