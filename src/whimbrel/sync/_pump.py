@@ -132,13 +132,17 @@ class Pump(Resident):
         finally:
             waiters.pop(key, None)
 
-    def turn(self, limit: float | None) -> None:
-        """Wait for the core, move what is to be moved, and tell everybody their news. For the leader only."""
+    def turn(self, limit: float | None) -> float | None:
+        """Wait for the core, move what is to be moved, and tell everybody their news. For the leader only.
+
+        Returns:
+            Seconds to the next timer of the core.
+        """
         endpoint = self.endpoint
         if not self._news:
             endpoint.wait(limit)
             self._forget_kick()
-        endpoint.pump()
+        delay = endpoint.pump()
         # One call, in which no handler of signals can run, until there is no more: see above.
         self._news.extend(chain.from_iterable(iter(endpoint.news, [])))
         while self._news:
@@ -151,6 +155,7 @@ class Pump(Resident):
             self._news.popleft()
         for waiter in self.turned.copy().values():
             waiter.wake()
+        return delay
 
     def rouse(self, waiter: Waiter) -> None:
         """End the sleep of a waiter, whether it leads or not."""
