@@ -258,7 +258,7 @@ async def test_a_request_that_was_surely_not_looked_at_is_sent_again(certificate
             await request.respond(200)
 
     contents: dict[str, Any] = {"none": None, "bytes": b"content", "pieces": pieces_of(b"content")}
-    async with served(certificates, handler) as (_, url), client(certificates) as asks:
+    async with served(certificates, handler) as (server, url), client(certificates) as asks:
         asking = asks.post(url, content=contents[content])
         if content == "pieces":
             with pytest.raises(httpx.RemoteProtocolError, match="rejected"):
@@ -267,6 +267,7 @@ async def test_a_request_that_was_surely_not_looked_at_is_sent_again(certificate
         else:
             assert (await asking).status_code == 200
             assert came == [b"" if content == "none" else b"content"] * 2
+            assert server.stats().accepted == 2  # Where it was refused, it might be refused again.
 
 
 async def test_a_request_that_is_always_refused_fails(certificates: Certificates) -> None:

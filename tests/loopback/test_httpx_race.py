@@ -121,6 +121,22 @@ async def test_a_quic_that_is_late_serves_the_next_request(certificates: Certifi
         await turns()
 
 
+async def test_a_quic_that_is_late_is_not_kept_for_ever(certificates: Certificates) -> None:
+    relay = Relay()
+    async with served(certificates, hello) as (server, _):
+        await relay.start(server.addresses[0])
+        relay.silent = True
+        port = relay.address[1]
+        limits = httpx.Limits(keepalive_expiry=0.05)
+        async with tcp_server(certificates, port), client(certificates, head_start=0.05, limits=limits) as asks:
+            await asks.get(f"https://127.0.0.1:{port}/")
+            relay.silent = False
+            await until(lambda: bool(server.connections))
+            await until(lambda: not server.connections)
+        relay.stop()
+        await turns()
+
+
 async def test_a_quic_that_is_late_wins_over_a_tcp_that_is_later(certificates: Certificates) -> None:
     """Nothing of the request is sent over TCP, and what was begun there is ended."""
     relay = Relay()
@@ -223,12 +239,17 @@ async def test_what_a_server_takes_back_is_used_no_more(certificates: Certificat
 
 
 async def test_https_records_say_where_to_ask(certificates: Certificates) -> None:
-    async with served(certificates, hello) as (server, _), name_server() as (names, resolver):
-        port = server.addresses[0][1]
+    async with (
+        served(certificates, hello) as (server, _),
+        served(certificates, hello) as (other, _),
+        name_server() as (names, resolver),
+    ):
+        port, wrong = server.addresses[0][1], other.addresses[0][1]
         names.records = {
             "_8._https.localhost": ["0 alias.localhost."],
             "alias.localhost": [
-                "1 unknown.localhost. mandatory=key700 key700=x alpn=h3",
+                # RFC 9460 §8: who does not know the key must not use the record.
+                f"1 localhost. mandatory=key700 key700=x alpn=h3 port={wrong}",
                 f"2 localhost. alpn=h3 port={port}",
             ],
         }
@@ -236,6 +257,7 @@ async def test_https_records_say_where_to_ask(certificates: Certificates) -> Non
             response = await asks.get("https://localhost:8/")
             assert (response.http_version, response.text) == ("HTTP/3", "hello")
             assert names.asked == ["_8._https.localhost", "alias.localhost"]
+            assert other.stats().accepted == 0
 
 
 async def test_an_https_record_without_http3_saves_the_attempt(certificates: Certificates) -> None:

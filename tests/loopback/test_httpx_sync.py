@@ -221,6 +221,7 @@ async def test_ctrl_c_ends_a_request_and_nothing_else(certificates: Certificates
 
     async def handler(request: Request) -> None:
         if request.path == "/":
+            await given_up.wait()  # The server was told before the program went on.
             await request.respond(200, (), b"hello")
             return
         try:
@@ -233,7 +234,6 @@ async def test_ctrl_c_ends_a_request_and_nothing_else(certificates: Certificates
         process = await started(scripts / "httpx_interrupted.py", certificates, server)
         await here.wait()
         process.send_signal(signal.SIGINT)
-        await given_up.wait()
         output, errors = await process.communicate()
         assert (process.returncode, output, errors) == (0, b"interrupted\nusable\n", b"")
         await until(lambda: not server.connections)  # The program's end has closed what it left open.
