@@ -94,6 +94,9 @@ class World:
     flowing_since: float = 0.0
     pto: float = 0.0
     slept: float = 0.0  # what the event under way says of a suspension
+    losing: set[Route] = field(default_factory=set)
+    sent_until: float = 0.0
+    left_for_losses: float = -math.inf
 
     def __post_init__(self) -> None:
         self.pto = self.facts.pto
@@ -111,6 +114,7 @@ class World:
     def tell(self, event: Event) -> None:
         if self.streaming and self.facts.due and self.works(self.policy.active) and self.now >= self.flowing_since:
             self.facts = replace(self.facts, heard=self.now)
+            self.send()
         before = self.policy.active
         actions = self.policy.handle(event, self.facts, self.now)
         for action in actions:
@@ -119,6 +123,15 @@ class World:
         assert deadline is None or deadline >= self.now
         if not self.facts.confirmed:
             assert all(isinstance(action, Refuse | Report) for action in actions)
+
+    def send(self) -> None:
+        """A hundred packets a second, of which a fifth may be lost."""
+        sent = min(1000, round(100 * (self.now - self.sent_until)))
+        lost = sent // 5 if self.policy.active in self.losing else 0
+        if sent:
+            self.sent_until = self.now
+            known = self.facts
+            self.facts = replace(known, packets_sent=known.packets_sent + sent, packets_lost=known.packets_lost + lost)
 
     def carry_out(self, action: Action, before: Route | None) -> None:
         assert not self.over
@@ -135,8 +148,14 @@ class World:
                 answer = ProbeAnswered(route, 0.04) if self.answers else ServerSilent(route)
                 if self.works(route):
                     self.later(RTTS[ROUTES.index(route)] if self.answers else 1.0, answer)
-            case Migrate(route):
+            case Migrate(route, reason):
                 assert not self.held
+                if reason == "lossy":
+                    assert self.mode.sockets == "pinned"
+                    assert self.answers
+                    assert not self.mode._is_metered(route.interface)
+                    assert self.now - self.left_for_losses >= 4.0, "two networks are swapped"
+                    self.left_for_losses = self.now
                 assert self.is_there(route)
                 assert route == self.policy.active
                 assert self.mode.sockets != "unconnected"
@@ -148,7 +167,7 @@ class World:
                 self.echo(route)
             case Ping():
                 assert not self.held
-                assert self.mode.auto
+                assert self.mode.auto or self.asked > self.settled
                 self.echo(self.policy.active)
             case Hold():
                 assert not self.held
@@ -213,6 +232,7 @@ steps = st.one_of(
     st.tuples(st.just("routes"), orders),
     st.tuples(st.just("routes"), orders),
     st.tuples(st.just("carry"), st.sets(st.sampled_from(ROUTES))),
+    st.tuples(st.just("lose"), st.sets(st.sampled_from(ROUTES))),
     st.tuples(st.just("refuse"), st.sampled_from([errno.ENETUNREACH, errno.EPERM, errno.EINVAL])),
     st.tuples(st.just("request"), st.none() | st.sampled_from(ROUTES)),
     st.tuples(st.just("cancel"), st.none()),
@@ -232,6 +252,8 @@ def take(world: World, kind: str, value: object) -> None:
             world.tell(RoutesChanged(value))
         case "carry", set():
             world.carrying = value
+        case "lose", set():
+            world.losing = value
         case "refuse", int() if world.policy.active is not None:
             world.tell(SendFailed(world.policy.active, value))
         case "request", None | Route() if world.asked == world.settled:
@@ -271,6 +293,8 @@ def build(mode: Migration, facts: Known, *, answers: bool, streaming: bool) -> W
     st.booleans(),
     st.booleans(),
     st.integers(0, 5),
+    st.sampled_from([(), ("wwan*",), ("wlan*", "eth*")]),
+    st.sampled_from([math.inf, 3.0, 30.0]),
 )
 @settings(max_examples=300, deadline=None)
 def test_whatever_happens_it_keeps_its_promises(
@@ -281,8 +305,11 @@ def test_whatever_happens_it_keeps_its_promises(
     answers: bool,
     streaming: bool,
     confirmed_after: int,
+    metered: tuple[str, ...],
+    longest_away: float,
 ) -> None:
-    mode = Migration(sockets=sockets, auto=auto, outage=OUTAGE)
+    metered = metered if sockets == "pinned" else ()
+    mode = Migration(sockets=sockets, auto=auto, outage=OUTAGE, metered=metered, max_time_on_non_default=longest_away)
     world = build(mode, replace(facts, confirmed=False), answers=answers, streaming=streaming)
     for number, (pause, (kind, value)) in enumerate(journey):
         if number == confirmed_after:
@@ -313,6 +340,7 @@ def test_when_the_world_comes_to_rest_it_is_on_the_best_network_that_works(
     take(world, "cancel", None)
     take(world, "carry", data.draw(st.sets(st.sampled_from(routes), min_size=1)))
     take(world, "routes", routes)
+    take(world, "lose", set())
     world.tell(ApplicationWrote())
     world.run(25.0)
     assert world.works(world.policy.active), "a network that works is found within the longest pause between PINGs"
