@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from whimbrel._workers import ServeWorkers
 
 logger = logging.getLogger("whimbrel")
+handshakes = logging.getLogger("whimbrel.handshake")
+"""Told of those that failed, by itself, for who wants to know whom TLS has turned away."""
 
 CLOSING = "the server is closing"
 PARTING = 1.0
@@ -245,7 +247,7 @@ class Server:
         try:
             lost = await connection._handshake(early=True)
             if lost is not None:
-                logger.debug("%s: the handshake failed: %s", connection.peer, lost)
+                handshakes.debug("%s: the handshake failed: %s", connection.peer, lost)
                 return
             await self._handler(connection)
         except Exception as error:
