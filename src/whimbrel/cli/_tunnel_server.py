@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import datetime as dt
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from whimbrel.cli import _app
 from whimbrel.cli._via import DEFAULT_PATIENCE, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
-    from whimbrel.http import Request, ServeOptions
+    from whimbrel._lost import Lost
+    from whimbrel.http import Request, ServeOptions, Server
     from whimbrel.tunnel import Gate, Rule
 
+NO_CERTIFICATE = 116
+"""TLS's alert certificate_required (RFC 8446 §6.2)."""
 STREAMS = 256
 """Tunnels, and requests, that a client may have open at once; what comes then waits for one to end."""
 
@@ -34,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "NAME:PORT=NETWORK for a name that leads into a private network, or the /PATH of a UNIX socket; "
         "may be given several times",
     )
-    group.add_argument(
-        "--token-file", metavar="FILE", type=Path, help="let in who has a token of it: whimbrel keygen"
-    )
+    group.add_argument("--token-file", metavar="FILE", type=Path, help="let in who has a token of it: whimbrel keygen")
     group.add_argument("--audit-log", metavar="FILE", type=Path, help="who had which tunnel (default: standard error)")
     group.add_argument(
         "--patience",
@@ -52,6 +56,8 @@ def problem(args: argparse.Namespace) -> str:
     if not args.tunnel:
         given = [name for name in ("allow", "token_file", "audit_log") if getattr(args, name)]
         return f"--{given[0].replace('_', '-')} is for --tunnel" if given else ""
+    if _app.is_named(args.folder):
+        return "--tunnel and an application are served by two commands"
     if args.token_file is None and args.client_ca is None:
         return "--tunnel lets nobody in unasked: give --token-file (see whimbrel keygen), --client-ca, or both"
     if not args.allow:
@@ -74,7 +80,23 @@ def gate(args: argparse.Namespace) -> Iterator[Gate | None]:
         return
     tokens = None if args.token_file is None else Tokens.read(args.token_file)
     with contextlib.closing(Audit(args.audit_log, lambda: dt.datetime.now(dt.UTC))) as audit:
-        yield Gate(Rules(args.allow), tokens, audit)
+        gate = Gate(Rules(args.allow), tokens, audit)
+        with _told_of_handshakes(gate):
+            yield gate
+
+
+@contextlib.asynccontextmanager
+async def watched(gate: Gate | None, server: Server) -> AsyncIterator[None]:
+    """The server, without those who came in and were never let through."""
+    if gate is None:
+        yield
+        return
+    dismissing = asyncio.create_task(gate.dismiss_strangers(server))
+    try:
+        yield
+    finally:
+        dismissing.cancel()
+        await asyncio.gather(dismissing, return_exceptions=True)
 
 
 async def nothing_else(request: Request) -> None:
@@ -92,6 +114,38 @@ def options(args: argparse.Namespace) -> ServeOptions:
     from whimbrel import Limits
 
     return {"idle_timeout": args.patience, "limits": Limits(max_streams=STREAMS)}
+
+
+@contextlib.contextmanager
+def _told_of_handshakes(gate: Gate) -> Iterator[None]:
+    """Who fails in TLS never gets to the gate: the log of handshakes tells of it."""
+    logger, handler = logging.getLogger("whimbrel.handshake"), _Handshakes(gate)
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Handshakes(logging.Handler):
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from whimbrel._lost import certificate_problem
+
+        client, lost = cast("tuple[str, Lost]", record.args)
+        kind, code, reason, by_peer = lost
+        if kind != "transport" or by_peer or not 0x100 <= code <= 0x1FF:
+            return
+        alert = code - 0x100
+        problem = "missing" if alert == NO_CERTIFICATE else certificate_problem(alert, reason)
+        if problem is not None:
+            self._gate.certificate_refused(client, problem)
 
 
 def _rule(text: str) -> Rule:

@@ -133,7 +133,10 @@ async def _site(
     if args.client_ca is not None:
         options["client_ca"] = args.client_ca
     with _tunnel_server.gate(args) as gate:
-        async with http.serve(handler, hosts, port, cert=pair, connect=gate, **options) as server:
+        async with (
+            http.serve(handler, hosts, port, cert=pair, connect=gate, **options) as server,
+            _tunnel_server.watched(gate, server),
+        ):
             yield server
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from whimbrel._errors import WhimbrelError, address_text
+from whimbrel.http import ErrorCode
 from whimbrel.tunnel._bearer import certificate_name
 from whimbrel.tunnel._dial import dial
 from whimbrel.tunnel._refusal import Reason, Refused, proxy_status
@@ -17,7 +18,7 @@ from whimbrel.tunnel._throttle import Quota, Throttle
 
 if TYPE_CHECKING:
     from whimbrel._connection import Connection
-    from whimbrel.http import Request
+    from whimbrel.http import Request, Server
     from whimbrel.tunnel._audit import Audit
     from whimbrel.tunnel._rules import Rules
     from whimbrel.tunnel._tokens import Tokens
@@ -26,6 +27,9 @@ EACH = 256
 """Tunnels that one bearer may have at once. A browser opens some dozens."""
 IN_ALL = 2048
 """Of all bearers together; each takes a descriptor for its target."""
+
+SILENCE = 90.0
+"""Seconds: the idle timeout of a server that has no tunnels."""
 
 
 class Gate:
@@ -36,10 +40,11 @@ class Gate:
         tokens: who may have them. None: whoever has shown a certificate, which the server must have been told to
             verify.
         audit: is told of each.
+        silence: seconds after which `dismiss_strangers` dismisses.
     """
 
-    def __init__(self, rules: Rules, tokens: Tokens | None, audit: Audit) -> None:
-        self._rules, self._tokens, self._audit = rules, tokens, audit
+    def __init__(self, rules: Rules, tokens: Tokens | None, audit: Audit, *, silence: float = SILENCE) -> None:
+        self._rules, self._tokens, self._audit, self._silence = rules, tokens, audit, silence
         self._throttle = Throttle()
         self._quota = Quota(EACH, IN_ALL)
         self._admitted: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -81,6 +86,40 @@ class Gate:
         self._admitted.add(request.connection)
         return who
 
+    def certificate_refused(self, client: str, problem: str) -> None:
+        """TLS has turned a client away, before there was a request.
+
+        Args:
+            client: its address and port.
+            problem: what is wrong with its certificate, such as "missing".
+        """
+        address, now = client.rpartition(":")[0].strip("[]"), asyncio.get_running_loop().time()
+        attempts = self._throttle.unheard(address) if self._throttle.is_blocked(address, now) else None
+        self._throttle.failed(address, now)
+        if attempts is None or _is_told(attempts):
+            why = "no certificate" if problem == "missing" else f"wrong certificate: {problem}"
+            self._audit.tell("refused", client=client, why=why, attempts=attempts)
+
+    async def dismiss_strangers(self, server: Server) -> None:
+        """Close connections on which nobody was let in, after silence: patience is for those who were.
+
+        Args:
+            server: whose connections; for as long as this runs.
+        """
+        loop = asyncio.get_running_loop()
+        heard: weakref.WeakKeyDictionary[Connection, tuple[int, float]] = weakref.WeakKeyDictionary()
+        while True:
+            await asyncio.sleep(self._silence / 3)
+            for connection in server.connections:
+                if connection in self._admitted:
+                    continue
+                received = connection.stats().bytes_received
+                before, since = heard.get(connection, (-1, 0.0))
+                if received != before:
+                    heard[connection] = received, loop.time()
+                elif loop.time() - since >= self._silence:
+                    await connection.close(ErrorCode.H3_NO_ERROR, linger=0.0)
+
     async def _tunnel(self, request: Request, who: str) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -117,7 +156,7 @@ class Gate:
         if refusal.reason is Reason.TOO_MANY_FAILURES:
             unheard = self._throttle.unheard(request.client[0])
         # Somebody who tries a thousand times a second shall not fill the disk: 1, 2, 4, 8, … are told.
-        if unheard is None or unheard & (unheard - 1) == 0:
+        if unheard is None or _is_told(unheard):
             self._audit.tell(
                 "refused",
                 client=address_text(request.client),
@@ -139,6 +178,10 @@ def _target(request: Request) -> Target:
         return parse_authority(request.authority)
     except BadTarget as error:
         raise Refused(Reason.BAD_TARGET, str(error)) from None
+
+
+def _is_told(attempts: int) -> bool:
+    return attempts & (attempts - 1) == 0
 
 
 def _why(error: BaseException) -> str:
