@@ -39,8 +39,8 @@ Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 @contextlib.asynccontextmanager
 async def forwarded(tunnels: Tunnels, port: int, told: list[str] | None = None) -> AsyncIterator[int]:
     """A local port that leads to a target; its number."""
-    tell = [].append if told is None else told.append
-    async with tunnels, Listeners(tunnels, tell) as listeners:
+    told = [] if told is None else told
+    async with tunnels, Listeners(tunnels, told.append) as listeners:
         where = await listeners.forward(Forwarding(LocalPort("127.0.0.1", 0), TcpTarget("127.0.0.1", port)))
         yield int(where.rpartition(":")[2])
 
@@ -199,7 +199,8 @@ async def test_unix_sockets_at_both_ends(certificates: Certificates, tmp_path: P
 
     server = await asyncio.start_unix_server(accepted, there)
     async with gate(certificates, tmp_path, str(there)) as served, served.tunnels() as tunnels:
-        async with Listeners(tunnels, [].append) as listeners:
+        told: list[str] = []
+        async with Listeners(tunnels, told.append) as listeners:
             assert await listeners.forward(Forwarding.parse(f"{here}:{there}")) == str(here)
             assert here.stat().st_mode & 0o777 == 0o600
             reader, writer = await asyncio.open_unix_connection(here)
@@ -350,3 +351,25 @@ async def test_tunnels_end_with_their_connection(certificates: Certificates, tmp
         with pytest.raises(ConnectionLost):
             await tunnel.read()
         await tunnels.close()
+
+
+async def test_strangers_are_dismissed_and_others_are_not(certificates: Certificates, tmp_path: Path) -> None:
+    async with target(echo) as port, gate(certificates, tmp_path, "localhost:*", silence=0.3) as served:
+        watching = asyncio.create_task(served.gate.dismiss_strangers(served.server))
+        place = TcpTarget("127.0.0.1", port)
+        async with served.tunnels() as anna, served.tunnels("wrong") as stranger, served.tunnels() as mute:
+            (await anna.open(place)).cancel()
+            with pytest.raises(Refused):
+                await stranger.open(place)
+            await mute.connect()
+            clients = [tunnels._client for tunnels in (anna, stranger, mute)]
+            assert all(clients)
+            for client in clients[1:]:
+                assert client is not None
+                await client.connection.wait_closed()
+            assert len(served.server.connections) == 1
+            (await anna.open(place)).cancel()
+            # Who was away may come again.
+            (await mute.open(place)).cancel()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pycurl
+import pycurl  # type: ignore[import-untyped]
 import pytest
 
 from tests.loopback.tunnel_peers import echo, target
+from whimbrel import ConnectionLost
+from whimbrel.tunnel import Refused, TcpTarget, Tunnels, read_token, write_token
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -77,7 +79,8 @@ class Serving:
 @contextlib.asynccontextmanager
 async def serving(folder: Path, *arguments: object) -> AsyncIterator[Serving]:
     """With a token for anna."""
-    assert (await done(folder, "keygen", "--token-file", "token", "--name", "anna"))[0] == 0
+    if not (folder / "token").exists():
+        assert (await done(folder, "keygen", "--token-file", "token", "--name", "anna"))[0] == 0
     common = ("--tunnel", "--token-file", "token", "--audit-log", "audit", "--host", "127.0.0.1", "--port", 0)
     process = await started(folder, "serve", *common, *arguments)
     said: dict[str, str] = {}
@@ -161,6 +164,8 @@ async def test_a_certificate_lets_in(tmp_path: Path, issue: Callable[..., Certif
         assert (status, err.count("\n"), "client certificate" in err) == (1, 1, True)
         status, _, err = await done(tmp_path, *asked, "--cert", stranger.chain, "--key", stranger.key)
         assert (status, err.count("\n"), "issuer of the client certificate" in err) == (1, 1, True)
+        why = [line["why"] for line in server.audited("refused")]
+        assert why == ["no certificate", "wrong certificate: unknown issuer"]
 
 
 async def test_ports_are_forwarded(tmp_path: Path) -> None:
@@ -245,8 +250,6 @@ async def test_a_program_runs_with_a_proxy_of_its_own(tmp_path: Path) -> None:
 
 
 async def test_ten_thousand_refusals_leave_memory_flat(tmp_path: Path) -> None:
-    from whimbrel.tunnel import Refused, TcpTarget, Tunnels
-
     def resident() -> int:
         pages = (Path("/proc") / str(server.process.pid) / "statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
@@ -271,6 +274,27 @@ async def test_ten_thousand_refusals_leave_memory_flat(tmp_path: Path) -> None:
         assert [line["why"] for line in server.audited("refused")][-1] == "too many failed attempts"
     sys.stdout.write(f"{ATTEMPTS} refused attempts: {grown / 1e6:+.1f} MB\n")
     assert grown < 8_000_000, "less than a kilobyte each"
+
+
+async def test_a_server_that_was_killed_is_met_again(tmp_path: Path) -> None:
+    async with target(echo) as port, serving(tmp_path, "--allow", f"localhost:{port}") as server:
+        host, _, number = server.place.rpartition(":")
+        token, place = read_token(tmp_path / "token"), TcpTarget("127.0.0.1", port)
+        verify = server.said["certificate"]
+        async with Tunnels(host, int(number), token=token, verify=verify, doubt=0.1, keepalive=0.2) as tunnels:
+            tunnel = await tunnels.open(place)
+            await tunnel.write(b"hello")
+            assert await tunnel.readexactly(5) == b"hello"
+            server.process.kill()
+            await server.process.communicate()
+            async with serving(tmp_path, "--allow", f"localhost:{port}", "--port", number):
+                # It knows nothing of the connection, whose patience is an hour.
+                with pytest.raises(ConnectionLost, match="no longer knows it"):
+                    await tunnel.read()
+                tunnel = await tunnels.open(place)
+                await tunnel.write(b"again")
+                assert await tunnel.readexactly(5) == b"again"
+                tunnel.cancel()
 
 
 @pytest.mark.parametrize(
@@ -303,7 +327,7 @@ async def test_ten_thousand_refusals_leave_memory_flat(tmp_path: Path) -> None:
     ],
 )
 async def test_what_cannot_be_is_said_in_one_sentence(tmp_path: Path, command: str, said: str) -> None:
-    await done(tmp_path, "keygen", "--token-file", "token")
+    write_token(tmp_path / "token", "anna")
     (tmp_path / "open").write_text((tmp_path / "token").read_text())
     (tmp_path / "open").chmod(0o644)
     status, out, err = await done(tmp_path, *command.split())

@@ -23,8 +23,8 @@ TOKEN = "a-token-of-thirty-characters.."
 class Served:
     """A server of tunnels."""
 
-    def __init__(self, server: http.Server, log: Path, certificates: Certificates) -> None:
-        self.server, self.certificates = server, certificates
+    def __init__(self, server: http.Server, gate: Gate, log: Path, certificates: Certificates) -> None:
+        self.server, self.gate, self.certificates = server, gate, certificates
         self._log = log
 
     @property
@@ -48,10 +48,10 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def gate(certificates: Certificates, folder: Path, *allowed: str) -> AsyncIterator[Served]:
+async def gate(certificates: Certificates, folder: Path, *allowed: str, silence: float = 90.0) -> AsyncIterator[Served]:
     """A server that allows these targets to who has the token."""
     audit = Audit(folder / "audit.log", lambda: datetime.now(UTC))
-    handler = Gate(Rules(map(parse_rule, allowed)), Tokens({TOKEN: "anna"}), audit)
+    handler = Gate(Rules(map(parse_rule, allowed)), Tokens({TOKEN: "anna"}), audit, silence=silence)
 
     async def nothing(request: http.Request) -> None:
         await request.respond(404)
@@ -59,7 +59,7 @@ async def gate(certificates: Certificates, folder: Path, *allowed: str) -> Async
     options: http.ServeOptions = {"limits": Limits(max_streams=256)}
     with contextlib.closing(audit):
         async with http.serve(nothing, "127.0.0.1", cert=certificates.pair, connect=handler, **options) as server:
-            yield Served(server, folder / "audit.log", certificates)
+            yield Served(server, handler, folder / "audit.log", certificates)
 
 
 @contextlib.asynccontextmanager

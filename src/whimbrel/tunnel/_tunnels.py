@@ -7,20 +7,28 @@ from typing import TYPE_CHECKING, Self, Unpack
 
 from whimbrel import http
 from whimbrel._config import Migration
-from whimbrel._errors import ConnectionLost, StreamReset
+from whimbrel._errors import ConnectionLost, MigrationError, StreamReset
 from whimbrel.tunnel._refusal import Reason, Refused, refused
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from whimbrel._connection import Connection
     from whimbrel.http import Client, ConnectOptions, Tunnel
     from whimbrel.tunnel._target import Target
 
 PATIENCE = 3600.0
 """Seconds that a connection outlives the network: a laptop that was shut for lunch finds its shells again."""
+DOUBT = 10.0
+"""Seconds between questions to a server that is silent on the connection, and answers beside it."""
+DOUBTS = 3
+"""So many answers beside a connection on which nothing comes, and the server has forgotten it."""
 KEEPALIVE = 25.0
 """Seconds of silence before a PING: a quiet shell must outlive the idle timeout, and what NATs remember of UDP, which
 is 30 seconds in many homes (RFC 4787 REQ-5 asks for two minutes)."""
+
+
+FORGOTTEN = "the server no longer knows it, and was probably started anew"
 
 
 class Tunnels:
@@ -31,6 +39,8 @@ class Tunnels:
         port: its UDP port.
         token: who we are, where a certificate (``cert=``) is not enough.
         patience: seconds to hold on without a network. The server must hold on for as long.
+        doubt: seconds between questions to a server that is silent: one that was started anew says nothing to a
+            connection that it does not know, and answers all the same.
         options: those of `whimbrel.connect`.
     """
 
@@ -41,9 +51,10 @@ class Tunnels:
         *,
         token: str | None = None,
         patience: float = PATIENCE,
+        doubt: float = DOUBT,
         **options: Unpack[ConnectOptions],
     ) -> None:
-        self._host, self._port = host, port
+        self._host, self._port, self._doubt = host, port, doubt
         self._headers = {} if token is None else {"proxy-authorization": f"Bearer {token}"}
         defaults: ConnectOptions = {
             "idle_timeout": patience,
@@ -51,6 +62,8 @@ class Tunnels:
             "migration": Migration(outage=patience),
         }
         self._options: ConnectOptions = {**defaults, **options}
+        # The next PING and its answer are due by then.
+        self._quiet = 1.5 * (self._options["keepalive"] or KEEPALIVE)
         self._client: Client | None = None
         self._clients: dict[Client, asyncio.Task[None]] = {}
         self._connecting = asyncio.Lock()
@@ -120,8 +133,33 @@ class Tunnels:
             self._client = None
 
     async def _leave_when_lost(self, client: Client) -> None:
-        await client.connection.wait_closed()
-        self._leave(client)
+        doubting = asyncio.create_task(self._doubt_silence(client.connection))
+        try:
+            await client.connection.wait_closed()
+        finally:
+            doubting.cancel()
+            await asyncio.gather(doubting, return_exceptions=True)
+            self._leave(client)
+
+    async def _doubt_silence(self, connection: Connection) -> None:
+        """Close the connection when the server is there and no longer knows it.
+
+        Nothing else would, before all patience is over: PINGs go unanswered as they do in an outage.
+        """
+        loop = asyncio.get_running_loop()
+        heard, since, doubts = -1, loop.time(), 0
+        while doubts < DOUBTS:
+            await asyncio.sleep(self._doubt)
+            if (now := connection.stats().bytes_received) != heard:
+                heard, since, doubts = now, loop.time(), 0
+            elif loop.time() - since > self._quiet:
+                try:
+                    await connection.probe()
+                except MigrationError:
+                    doubts = 0  # No network, or no server; or nobody may ask, and nothing is known.
+                else:
+                    doubts += 1
+        await connection.close(http.ErrorCode.H3_NO_ERROR, FORGOTTEN, linger=0.0)
 
     async def _close_lost(self) -> None:
         # Not at once: closing would cancel its tunnels, whose readers are to hear why the connection ended.
