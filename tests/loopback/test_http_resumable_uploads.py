@@ -159,6 +159,27 @@ async def test_what_is_not_what_was_announced_never_gets_the_name(scene: Scene, 
         assert (scene.incoming / "file").read_text() == "older"
 
 
+@pytest.mark.parametrize("way", ["whole", "resumable"])
+async def test_a_file_is_on_the_disk_before_it_has_its_name(
+    scene: Scene, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    settled: list[tuple[int, bool]] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        settled.append((os.fstat(descriptor).st_ino, (scene.incoming / "file").exists()))
+
+    monkeypatch.setattr("whimbrel.cli._disk.os.fsync", noted)
+    async with scene.open(certificates):
+        if way == "whole":
+            await scene.client.request("PUT", "/file", body=LARGE)
+        else:
+            await append(scene.client, (await begin(scene.client, LARGE)).headers["location"], 0, LARGE)
+    file, folder = (path.stat().st_ino for path in (scene.incoming / "file", scene.incoming))
+    assert settled == [(file, False), (folder, True)]
+
+
 async def test_an_upload_can_be_given_up(scene: Scene, certificates: Certificates) -> None:
     async with scene.open(certificates):
         where = (await begin(scene.client, LARGE)).headers["location"]

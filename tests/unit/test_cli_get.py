@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from whimbrel import cli
 from whimbrel.cli._progress import Lines, Silent, progress, size
-from whimbrel.cli._sink import CannotWrite, open_sink
+from whimbrel.cli._sink import CannotWrite, Version, kept, open_sink
 from whimbrel.cli._transfers import Status
 from whimbrel.cli.get import _remote_name, _targets
 from whimbrel.http import Url
@@ -54,6 +55,47 @@ def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
     sink.commit()
     assert target.read_text() == "new"
     assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[tuple[int, bool]] = []
+
+    def noted(descriptor: int) -> None:
+        settled.append((os.fstat(descriptor).st_ino, (tmp_path / "name").exists()))
+
+    monkeypatch.setattr("whimbrel.cli._disk.os.fsync", noted)
+    sink = open_sink(tmp_path / "name")
+    asyncio.run(sink.write(b"content"))
+    sink.commit(1e9)
+    assert settled == [((tmp_path / "name").stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+    assert (tmp_path / "name").stat().st_mtime == 1e9
+
+
+def test_a_part_is_gone_on_with_where_it_is_known_what_of(tmp_path: Path) -> None:
+    version = Version("https://example.org/name", '"etag"')
+    assert kept(tmp_path / "name", version.url) is None
+    sink = open_sink(tmp_path / "name", version)
+    asyncio.run(sink.write(b"half"))
+    sink.abandon()
+    assert kept(tmp_path / "name", version.url) == (4, version)
+    assert kept(tmp_path / "name", "https://example.org/other") is None
+    assert kept(None, version.url) is None
+    sink = open_sink(tmp_path / "name", version, start=4)
+    assert asyncio.run(sink.digest()).hexdigest() == hashlib.sha256(b"half").hexdigest()
+    asyncio.run(sink.write(b" and half"))
+    sink.commit()
+    assert (tmp_path / "name").read_bytes() == b"half and half"
+    assert [path.name for path in tmp_path.iterdir()] == ["name"]
+
+
+MALICE = '{"url": "https://example.org/name", "etag": "\\"\\r\\nx: y\\""}'
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{}", '{"url": 1}', "\0", '{"url": "https://example.org/name"}', MALICE])
+def test_a_note_that_is_none_is_ignored(tmp_path: Path, note: str) -> None:
+    (tmp_path / "name.part").write_bytes(b"half")
+    (tmp_path / "name.part.json").write_text(note)
+    assert kept(tmp_path / "name", "https://example.org/name") is None
 
 
 def test_nothing_is_kept_of_nothing(tmp_path: Path) -> None:

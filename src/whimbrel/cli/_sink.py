@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 import sys
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def kept(target: Path | None, url: str) -> tuple[int, Version] | None:
         size = _part_of(target).stat().st_size
     except (OSError, ValueError, TypeError):
         return None
-    return (size, version) if size and version.url == url else None
+    is_sound = isinstance(version.etag, str) and re.fullmatch('"[!-~]*"', version.etag)
+    return (size, version) if size and version.url == url and is_sound else None
 
 
 def open_sink(target: Path | None, version: Version | None = None, *, start: int = 0) -> Sink:
