@@ -126,7 +126,6 @@ class ServerConfig:
 class Worker:
     """One of several processes on one port: what they have in common, and its slot among so many."""
     def __new__(cls, secret: bytes, slots: int, slot: int) -> Self: ...
-    def slot_of(self, id: bytes) -> int | None: ...  # the slot that issued a connection ID
 
 # Sockets on one address, of which each process gets one: where they are, and descriptors that the caller owns.
 def listen_together(at: tuple[str, int], count: int) -> tuple[tuple[str, int], list[int]]: ...

@@ -50,7 +50,7 @@ MOST = 256
 RETIRING = 7 * 86400.0
 """Seconds that a worker which was followed by another may take for its connections: browsers' certificates live for
 weeks, and a second renewal needs the place."""
-PATIENCE = 3.0
+PATIENCE = 10.0
 """Seconds that a worker which was told to end may take, besides those that its connections were given."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds before a worker that died is followed by another; doubled each time, until one has lived for so long."""
@@ -139,9 +139,10 @@ class Workers:
             closing = asyncio.ensure_future(self.close(drain=drain))
             hurry = asyncio.ensure_future(hurried.wait())
             await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
-            hurry.cancel()
-            closing.cancel()
-            await asyncio.wait({closing})
+            if not hurry.cancel():
+                for life in self._lives():
+                    life.order(Drain(0.0))
+            await closing
         finally:
             for number in handlers:
                 self._loop.remove_signal_handler(number)
@@ -220,7 +221,9 @@ class _Place:
         self._slots = slots
         self._changed = changed
         self._current: _Life | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._kept = False
+        self._pause = FIRST_PAUSE
+        self._replacing: asyncio.Task[None] | None = None
         self.slot = slots[0]
         """The slot of the one that takes newcomers, or that is to be followed because it died."""
         self.lives: list[_Life] = []
@@ -240,8 +243,9 @@ class _Place:
 
     async def start(self) -> None:
         """Have a worker, and from then on always."""
-        self._current = await self._born(self.slot)
-        self._keeping = asyncio.create_task(self._keep())
+        life = await self._born(self.slot)
+        self._kept = True
+        self._serve_by(life)
 
     async def renew(self) -> None:
         """Have another worker take the newcomers."""
@@ -249,46 +253,51 @@ class _Place:
         for life in [life for life in self.lives if life.slot == slot]:
             await life.end(0.0)
         follower = await self._born(slot)
-        before, self._current, self.slot = self._current, follower, slot
-        self._tell()
+        before = self._current
+        self._serve_by(follower)
         if before is not None:
             logger.info("worker %d follows worker %d, which keeps its connections", follower.pid, before.pid)
             before.order(Drain(RETIRING))
 
     def leave(self) -> None:
         """Have no more workers than there are."""
-        if self._keeping is not None:
-            self._keeping.cancel()
+        self._kept = False
+        if self._replacing is not None:
+            self._replacing.cancel()
 
-    async def _keep(self) -> None:
-        pause = FIRST_PAUSE
-        loop = asyncio.get_running_loop()
-        while (life := self._current) is not None:
-            born = loop.time()
-            await life.over.wait()
-            if life is not self._current:
-                continue  # It was followed.
-            self._tell()
+    def ended(self, life: _Life) -> None:
+        """One of the processes is gone."""
+        self.lives.remove(life)
+        self._tell()
+        if life is self._current:
+            self._mourn(life)
+
+    def _serve_by(self, life: _Life) -> None:
+        self._current, self.slot = life, life.slot
+        self._tell()
+        if life.over.is_set():
+            self._mourn(life)
+
+    def _mourn(self, life: _Life) -> None:
+        if self._kept:
             logger.error("worker %d ended (%s); another takes its place", life.pid, life.fate)
-            if loop.time() - born > LONGEST_PAUSE:
-                pause = FIRST_PAUSE
-            else:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-            if life is self._current:
-                await self._replace(life)
+            if life.age > LONGEST_PAUSE:
+                self._pause = FIRST_PAUSE
+            self._replacing = asyncio.create_task(self._replace(life))
 
     async def _replace(self, life: _Life) -> None:
-        try:
-            follower = await self._born(self.slot)
-        except Exception as error:  # noqa: BLE001 - a program may fail in any way
-            logger.error("no worker can take its place: %s", error)
-            return
-        if life is self._current:
-            self._current = follower
-            self._tell()
-        else:
-            await follower.end(0.0)
+        while life is self._current:
+            await asyncio.sleep(self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            try:
+                follower = await self._born(self.slot)
+            except Exception as error:  # noqa: BLE001 - a program may fail in any way
+                logger.error("no worker can take its place: %s", error)
+                continue
+            if life is not self._current:
+                await follower.end(0.0)  # A renewal was faster.
+                return
+            self._serve_by(follower)
 
     async def _born(self, slot: int) -> _Life:
         life = _Life(self._program, self._port.seat(slot), self)
@@ -313,6 +322,7 @@ class _Life:
         self.over = asyncio.Event()
         self.fate = ""
         self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._asked: list[asyncio.Future[ServerStats | None]] = []
         self._place = place
@@ -332,6 +342,11 @@ class _Life:
         self._loop.add_reader(self._process_ended, self._gone)
         place.lives.append(self)
         _live.add(self)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return self._loop.time() - self._began
 
     @property
     def is_serving(self) -> bool:
@@ -412,9 +427,9 @@ class _Life:
             self._loop.remove_reader(self._orders.fileno())
             self._orders.close()
         self._process.close()
-        self._place.lives.remove(self)
         _live.discard(self)
         self.over.set()
+        self._place.ended(self)
         self._settle(RuntimeError(f"a worker ended before it could serve ({self.fate})"))
         for asked in self._asked:
             if not asked.done():

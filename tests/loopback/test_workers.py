@@ -245,6 +245,18 @@ async def test_a_renewed_worker_that_is_to_end_gives_its_connections_what_time_t
         await closing
 
 
+async def test_a_worker_that_dies_is_replaced_while_the_one_before_it_lives_on(certificates: Certificates) -> None:
+    async with serve(certificates, workers=1) as server, dial(server, certificates) as connection:
+        before = await worker_of(connection)
+        await server.renew()
+        (victim,) = set(server.processes) - {before}
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: victim not in server.processes and len(server.processes) == 2)
+        async with dial(server, certificates) as newcomer:
+            assert await worker_of(newcomer) not in (before, victim)
+        assert await worker_of(connection) == before
+
+
 async def test_a_second_renewal_closes_what_was_left_over_from_the_first(certificates: Certificates) -> None:
     async with serve(certificates, workers=1) as server, dial(server, certificates) as connection:
         await worker_of(connection)

@@ -18,7 +18,7 @@ import whimbrel
 from tests.loopback.support import SOON, until
 from tests.loopback.test_http_server_commands import CONTENT, done, serving
 from tests.loopback.test_workers import exists, use
-from whimbrel import CertificateError, ConnectFailed, ConnectionLost, http
+from whimbrel import CertificateError, ConnectFailed, ConnectionClosed, ConnectionLost, http
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +101,22 @@ async def test_ctrl_c_in_a_terminal_reaches_all_and_ends_in_order(site: Path) ->
             assert received == LARGE * len(CONTENT)
         status, log = await ending
         assert (status, log.count("\n")) == (0, 1)
+
+
+async def test_a_second_signal_waits_for_nobody_and_clients_are_told(site: Path) -> None:
+    async with serving(site, "site", "--port", 0, "--workers", 2) as server:
+        async with (
+            http.connect(server.url, verify=site / server.cafile, migration=None) as client,
+            await client.request("GET", "/large") as response,
+        ):
+            await anext(response)
+            server.process.send_signal(signal.SIGTERM)
+            await until(lambda: client._goaway is not None)
+            ending = asyncio.create_task(server.end(signal.SIGTERM))
+            with pytest.raises(ConnectionClosed):
+                async for _ in response:
+                    pass
+        assert (await ending)[0] == 0
 
 
 async def test_sighup_renews_the_certificate_and_keeps_what_runs(

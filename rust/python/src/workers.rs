@@ -24,11 +24,6 @@ impl Worker {
         }
         Ok(Self(engine::Worker::new(secret, slots, slot)))
     }
-
-    /// The slot that issued a connection ID, if any did.
-    fn slot_of(&self, id: &[u8]) -> Option<u32> {
-        self.0.steering().slot(id)
-    }
 }
 
 /// Opens sockets on one address, and says which one it is; who calls owns the descriptors.
