@@ -57,7 +57,7 @@ async def tell(session: WebTransportSession) -> None:
         session.send_datagram(json.dumps(state | crossed).encode())
 
 
-async def main(certificate: str, key: str, host: str = "localhost", port: str = "0") -> None:
+async def main(certificate: str, key: str, host: str = "127.0.0.1", port: str = "0") -> None:
     pair, protocols = (certificate, key), {"webtransport": chat}
     async with whimbrel.http.serve(page, host, int(port), cert=pair, protocols=protocols) as server:
         print(f"https://{host}:{server.addresses[0][1]}/", flush=True)

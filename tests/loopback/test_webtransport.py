@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +15,7 @@ from aioquic.h3.connection import Setting, encode_frame
 
 from tests.loopback.http_peers import other_client, other_server, request, served
 from tests.loopback.support import nothing_left, until
+from tests.loopback.test_examples import shown
 from whimbrel import (
     ConnectionClosed,
     LocalProtocolError,
@@ -560,3 +564,19 @@ async def test_a_server_opens_streams_only_in_sessions(certificates: Certificate
         server.transmit()
         with pytest.raises(RemoteProtocolError):
             await session.accept_stream()
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_page_shows_runs(certificates: Certificates) -> None:
+    code = shown("docs/webtransport.md")
+    assert len(code) == 3
+    files = {"ca": certificates.ca, "certificate": certificates.chain, "key": certificates.key}
+    given = "".join(f"{name} = {str(file)!r}\n" for name, file in files.items())
+    body = textwrap.indent("".join(code), "    ")
+    program = f"import asyncio\n{given}async def page_of_docs():\n{body}\nasyncio.run(page_of_docs())"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == "b'hello'"
+    assert done.stdout.splitlines()[-2:] == ["b'HELLO'", "403 b'not to example.org:22\\n'"]
