@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from whimbrel.http._client import Body, Client, ConnectOptions, connect
 from whimbrel.http._files import FilePart
 from whimbrel.http._headers import Headers
+from whimbrel.http._pool import Carrier
 from whimbrel.http._protocol import ErrorCode
 from whimbrel.http._request import BodyTooShort, Content, Request
 from whimbrel.http._response import RequestRejected, Response
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Body",
     "BodyTooShort",
+    "Carrier",
     "Client",
     "ConnectOptions",
     "Content",

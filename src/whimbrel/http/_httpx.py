@@ -324,10 +324,8 @@ class _Exchange:
         """Those that HTTP/3 carries: others are about a connection of HTTP/1.1 (RFC 9114 §4.2)."""
         raw: list[tuple[bytes, bytes]] = self._request.headers.raw
         fields = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
-        dropped = {
-            option.strip().lower() for name, value in fields if name == "connection" for option in value.split(",")
-        }
-        dropped |= _NOT_CARRIED
+        options = self._request.headers.get("connection", "").split(",")
+        dropped = _NOT_CARRIED.union(option.strip().lower() for option in options)
         kept = [(n, v) for n, v in fields if n not in dropped and (n != "te" or v.lower() == "trailers")]
         if place != self._origin.place:
             kept.append(("alt-used", authority(*place)))  # RFC 7838 §5
