@@ -21,8 +21,9 @@ PATIENCE = 3600.0
 """Seconds that a connection outlives the network: a laptop that was shut for lunch finds its shells again."""
 DOUBT = 10.0
 """Seconds between questions to a server that is silent on the connection, and answers beside it."""
-DOUBTS = 3
-"""So many answers beside a connection on which nothing comes, and the server has forgotten it."""
+DOUBTS = 6
+"""So many answers beside a connection on which nothing comes, and the server has forgotten it: a minute, in which any
+move would have come about. A shell that is ended by mistake is worse than one that hangs."""
 KEEPALIVE = 25.0
 """Seconds of silence before a PING: a quiet shell must outlive the idle timeout, and what NATs remember of UDP, which
 is 30 seconds in many homes (RFC 4787 REQ-5 asks for two minutes)."""
