@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,29 @@ async def test_the_command_that_is_printed_pipes(tmp_path: Path) -> None:
         assert (closed["bytes_to_target"], closed["bytes_from_target"]) == (len(content), len(content))
         token = (tmp_path / "token").read_text().split()[0]
         assert token not in (tmp_path / "audit").read_text()
+
+
+async def test_a_pipe_takes_a_socket_for_both_ways(tmp_path: Path) -> None:
+    async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"first")
+        writer.write_eof()
+        heard.set_result(await reader.read())
+        writer.close()
+
+    heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    async with target(attend) as port, serving(tmp_path, "--allow", f"localhost:{port}") as server:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "whimbrel", "pipe", *server.met, server.place, "--to", f"localhost:{port}"]
+        process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdin=theirs, stdout=theirs)
+        theirs.close()
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        # Their half has ended, and ours goes on.
+        assert await reader.read() == b"first"
+        writer.write(b"second")
+        writer.write_eof()
+        assert await heard == b"second"
+        assert await process.wait() == 0
+        writer.close()
 
 
 async def test_a_pipe_that_is_ended_says_so(tmp_path: Path) -> None:
