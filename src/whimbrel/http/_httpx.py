@@ -365,6 +365,8 @@ class _Exchange:
                 if dial.cancelled():
                     raise self.library.ConnectError(_CLOSED, request=self._request)
                 if tcp.done():
+                    if tcp.exception() is None:
+                        return tcp.result()
                     waiting.note = f"; over TCP: {tcp.exception()}"
                     if dial.done():
                         raise self._neither(tcp, dial)
