@@ -11,7 +11,16 @@ from aioquic.h3 import connection as h3_connection
 from aioquic.h3.connection import FrameType, H3Connection, H3Stream, Setting, encode_frame, encode_settings
 
 from whimbrel.http._aioquic import AioquicHttp3, _GoAwayReader
-from whimbrel.http._protocol import DataReceived, ErrorCode, Event, GoAway, HeadersReceived, MessageEnded
+from whimbrel.http._protocol import (
+    DataReceived,
+    ErrorCode,
+    Event,
+    Extensions,
+    GoAway,
+    HeadersReceived,
+    MessageEnded,
+    StreamIntroduced,
+)
 
 CONTROL = 3
 REQUEST = [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"x"), (b":path", b"/")]
@@ -54,9 +63,12 @@ def test_the_private_names_that_the_adaptor_uses_still_exist() -> None:
         "_remote_max_datagram_frame_size",
         "_peer_encoder_stream_id",
         "_peer_decoder_stream_id",
+        "_stream",
     ):
         assert f".{name}" in source
-    assert vars(H3Stream(0)).keys() >= {"buffer", "content_length", "stream_id"}
+    names = {"buffer", "content_length", "stream_id", "session_id", "headers_recv_state", "headers_send_state"}
+    assert vars(H3Stream(0)).keys() >= names
+    assert H3Connection._get_or_create_stream  # It keeps them in `_stream`, from where we take one.
 
 
 def test_the_first_bytes_are_settings_on_the_control_stream() -> None:
@@ -111,6 +123,23 @@ def test_the_size_of_reads_does_not_matter(size: int) -> None:
         b"".join(piece for event in events if isinstance(event, DataReceived) for piece in event.pieces) == b"x" * 300
     )
     assert events[-1] == MessageEnded(0)
+
+
+@pytest.mark.parametrize(("stream", "kind"), [(0, 0x41), (2, 0x54)])
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_a_stream_of_webtransport_is_known_before_its_first_byte(stream: int, kind: int, size: int) -> None:
+    layer = AioquicHttp3([3, 7, 11], is_client=False, extensions=Extensions(webtransport_sessions=1))
+    wire = encode_uint_var(kind) + encode_uint_var(400)
+    events = [e for i in range(0, len(wire), size) for e in layer.receive(stream, wire[i : i + size])]
+    assert events == [StreamIntroduced(stream, 400, b"")]
+    assert stream not in layer._h3._stream
+
+
+@pytest.mark.parametrize(("stream", "kind"), [(0, 0x41), (2, 0x54)])
+def test_what_follows_the_introduction_of_a_stream_is_handed_on(stream: int, kind: int) -> None:
+    layer = AioquicHttp3([3, 7, 11], is_client=False, extensions=Extensions(webtransport_sessions=1))
+    wire = encode_uint_var(kind) + encode_uint_var(0) + b"\x00\x01hello"
+    assert layer.receive(stream, wire) == [StreamIntroduced(stream, 0, b"\x00\x01hello")]
 
 
 def test_large_content_passes_through_uncopied() -> None:
