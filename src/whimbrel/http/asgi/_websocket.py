@@ -92,8 +92,11 @@ class WebSocket:
                 data = message.get("bytes")
                 await self._write(BytesMessage(data) if data is not None else TextMessage(message["text"]))
             case "websocket.close", _State.OPEN:
-                await self.close(message.get("code") or NORMAL, message.get("reason") or "")
-            case (("websocket.send" | "websocket.close"), _State.CLOSED):
+                with suppress(ClientDisconnected):  # Then it is as the application wishes.
+                    await self.close(message.get("code") or NORMAL, message.get("reason") or "")
+            case "websocket.close", _State.CLOSED:
+                pass
+            case _, _State.CLOSED:
                 raise ClientDisconnected(peer=self._request.connection.peer)
             case _:
                 raise RuntimeError(f"an application may not send {kind!r} to a client that is {self._state.name}")
