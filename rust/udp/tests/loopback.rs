@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use whimbrel_udp::{BATCH, Epoll, Outgoing, Pin, ReceiveBuffers, Received, Socket, interface_index};
+use whimbrel_udp::{BATCH, Epoll, Outgoing, Pin, ReceiveBuffers, Received, Socket, interface_index, steer};
 
 const V4: &str = "127.0.0.1:0";
 const V6: &str = "[::1]:0";
@@ -321,4 +321,43 @@ fn a_port_that_is_shared_is_in_use_all_the_same() {
     server.share_port().unwrap();
     let again = Socket::wildcard(server.local_addr().unwrap());
     assert_eq!(again.unwrap_err().kind(), ErrorKind::AddrInUse);
+}
+
+#[test]
+fn a_program_chooses_among_sockets_of_one_port_wherever_a_datagram_comes_from() {
+    const LOAD_BYTE: u16 = 0x30;
+    const RETURN_A: u16 = 0x16;
+    for bind in [V4, V6] {
+        let (address, group) = Socket::group(bind.parse().unwrap(), 3).unwrap();
+        // The first byte of the payload is the place of the socket.
+        steer(group[0].as_raw_fd(), &[(LOAD_BYTE, 0, 0, 0), (RETURN_A, 0, 0, 0)]).unwrap();
+        let adopted: Vec<_> = group.iter().map(|owned| Socket::adopted(owned.as_raw_fd()).unwrap()).collect();
+        let mut buffers = ReceiveBuffers::new();
+        for _ in 0..10 {
+            let sender = socket(bind);
+            for (place, receiver) in (0..).zip(&adopted) {
+                sender.send(&to(address, &[place, 9])).unwrap();
+                let received = receive_one(receiver, &mut buffers);
+                assert_eq!((received.data, received.source), (&[place, 9][..], sender.local_addr().unwrap()));
+            }
+        }
+        // What has come waits for whoever adopts the socket next.
+        let sender = socket(bind);
+        sender.send(&to(address, &[1, 7])).unwrap();
+        drop(adopted);
+        let next = Socket::adopted(group[1].as_raw_fd()).unwrap();
+        assert_eq!(receive_one(&next, &mut buffers).data, [1, 7]);
+        // Nobody else gets in.
+        for taken in [Socket::group(address, 2).err(), Socket::wildcard(address).err()] {
+            assert_eq!(taken.unwrap().kind(), ErrorKind::AddrInUse);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_socket_cannot_be_adopted_or_steered() {
+    assert!(Socket::adopted(-1).is_err());
+    assert!(Socket::adopted(1 << 20).is_err());
+    let alone = socket(V4);
+    assert!(steer(alone.as_raw_fd(), &[]).is_err());
 }
