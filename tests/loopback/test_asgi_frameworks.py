@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import django  # type: ignore[import-untyped]
@@ -18,6 +21,7 @@ from starlette.routing import Route
 
 from tests.loopback.support import until
 from tests.loopback.test_asgi import LARGE, running
+from tests.loopback.test_examples import shown
 from tests.loopback.websocket_peer import talking
 
 if TYPE_CHECKING:
@@ -137,3 +141,20 @@ async def test_django(certificates: Certificates, django_app: Application) -> No
         assert await response.read() == b"".join(b"data: %d\n\n" % number for number in range(100))
         assert await (await client.request("GET", "/blocking")).read() == b"from a thread"
         assert (await client.request("GET", "/nothing")).status == 404
+
+
+async def test_what_the_page_shows_runs(certificates: Certificates, tmp_path: Path) -> None:
+    app, program = shown("docs/asgi.md")
+    # The client asks the server beside it; the rest is as it stands there.
+    ask = (
+        f'client = await whimbrel.http.connect("localhost", server.addresses[0][1], verify={str(certificates.ca)!r})\n'
+        '        print(await (await client.request("GET", "/")).read())\n'
+        "        await client.close()"
+    )
+    program = program.replace("await server.serve_forever()", ask).replace("4433", "0")
+    program = program.replace('("chain.pem", "key.pem")', repr((str(certificates.chain), str(certificates.key))))
+    command = [sys.executable, "-W", "error", "-c", app + program]
+    process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=-1, stderr=-1)
+    out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert re.fullmatch(rb"b'\{\"you\":\[\"(127.0.0.1|::1)\",\d+\],\"rtt\":.+,\"moves\":0\}'\n", out), out
