@@ -2,7 +2,8 @@
 
 A session is a tunnel (extended CONNECT) over which only its end is spoken of. Its streams are streams of the connection
 that say first which session they belong to; from there on they are read and written as every other, without a layer
-between. Its datagrams are those of the tunnel. Browsers speak drafts 2 and 7, which agree in all that is used here.
+between. Its datagrams are those of the tunnel. Chromium 156 speaks draft 2; draft 7, which we announce too, agrees with
+it in all that is used here.
 """
 
 from __future__ import annotations
