@@ -68,7 +68,6 @@ def test_the_private_names_that_the_adaptor_uses_still_exist() -> None:
         assert f".{name}" in source
     names = {"buffer", "content_length", "stream_id", "session_id", "headers_recv_state", "headers_send_state"}
     assert vars(H3Stream(0)).keys() >= names
-    assert H3Connection._get_or_create_stream  # It keeps them in `_stream`, from where we take one.
 
 
 def test_the_first_bytes_are_settings_on_the_control_stream() -> None:
