@@ -110,7 +110,7 @@ class StreamTransport(asyncio.Transport):
             self._read_place.take()
         elif data:
             protocol.data_received(data)
-            if self._reading:
+            if self._reading and self._pulling is None:  # It may have been paused, and resumed.
                 self._pulling = self._loop.call_soon(self._pull)
         else:
             self._reading, self._read_all = False, True
