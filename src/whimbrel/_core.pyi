@@ -32,9 +32,12 @@ __all__ = [
     "SessionStore",
     "Stats",
     "TransportConfig",
+    "Worker",
     "__version__",
     "check_identity",
     "check_roots",
+    "listen_together",
+    "steer",
 ]
 
 __version__: Final[str]
@@ -242,7 +245,8 @@ class Endpoint:
         addresses: Sequence[tuple[str, int]],
         *,
         connected: bool = False,  # a connected socket for each client that has proven its address
-        adopted: Sequence[int] = (),  # descriptors from listen_together() instead of new sockets; they stay the caller's
+        # descriptors from listen_together() instead of new sockets; they stay the caller's
+        adopted: Sequence[int] | None = None,
         retry: str = "auto",  # or "always", "never"
         max_connections: int | None = None,
         simulated: bool = False,

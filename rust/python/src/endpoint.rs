@@ -29,7 +29,7 @@ impl Endpoint {
 
     #[staticmethod]
     #[pyo3(signature = (
-        config, addresses, *, connected=false, adopted=Vec::new(), retry="auto", max_connections=None, simulated=false,
+        config, addresses, *, connected=false, adopted=None, retry="auto", max_connections=None, simulated=false,
         seed=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
@@ -38,7 +38,7 @@ impl Endpoint {
         config: &ServerConfig,
         addresses: Vec<Address>,
         connected: bool,
-        adopted: Vec<RawFd>,
+        adopted: Option<Vec<RawFd>>,
         retry: &str,
         max_connections: Option<u64>,
         simulated: bool,
@@ -53,7 +53,7 @@ impl Endpoint {
             other => return Err(PyValueError::new_err(format!("{other:?} is no way to use Retry"))),
         };
         let admission = Admission { retry, max_connections: max_connections.unwrap_or(u64::MAX) };
-        let listening = Listening { addresses, connected, adopted, admission };
+        let listening = Listening { addresses, connected, adopted: adopted.unwrap_or_default(), admission };
         Ok(Self(Pump::server(&config.0, &listening, time).map_err(Error::from)?))
     }
 
