@@ -2,12 +2,10 @@
 
 Each place has two slots, so that a worker can finish its connections while the one that follows it takes the newcomers:
 
-```
-            ready            another is ready            its last connection ends
-  STARTING ───────▶ SERVING ──────────────────▶ RETIRING ───────────────────────▶ gone, and the slot is free
-      ▲                │
-      └────────────────┘  it dies: another starts on the same sockets, where what comes meanwhile waits
-```
+              ready            another is ready            its last connection ends
+    STARTING ───────▶ SERVING ──────────────────▶ RETIRING ───────────────────────▶ gone, and the slot is free
+        ▲                │
+        └────────────────┘  it dies: another starts on the same sockets, where what comes meanwhile waits
 
 A connection's packets go to the slot that issued its connection ID, wherever they come from; newcomers to those who
 serve. The kernel decides by that (`_workers_seat`), so that nobody here sees a packet.
@@ -48,10 +46,10 @@ logger = logging.getLogger("whimbrel")
 MOST = 256
 """Workers that a server can have: what the kernel's rule is made for."""
 RETIRING = 7 * 86400.0
-"""Seconds that a worker which was followed by another may take for its connections: browsers' certificates live for
-weeks, and a second renewal needs the place."""
+"""Seconds that a worker which was followed by another may take for its connections: a bound for what never ends."""
 PATIENCE = 10.0
-"""Seconds that a worker which was told to end may take, besides those that its connections were given."""
+"""Seconds that a worker which was told to end may take, besides those that its connections were given. Then it is
+killed, and its clients hear nothing: so they are enough for a busy machine."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds before a worker that died is followed by another; doubled each time, until one has lived for so long."""
 # Never a fork of a process that may have threads and a running loop.
