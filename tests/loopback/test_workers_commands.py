@@ -68,7 +68,7 @@ async def test_files_go_down_and_up_and_nothing_is_left(site: Path) -> None:
     async with serving(site, "site", "--upload", "up", "--port", 0, "--workers", 2, "-q") as server:
         workers = workers_of(server)
         assert len(workers) == 2
-        for number in range(4):
+        for number in range(2):
             status, _, err = await done(
                 site, "put", "-q", "--cafile", server.cafile, "site/file", f"{server.url}{number}"
             )
