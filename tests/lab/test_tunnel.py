@@ -52,9 +52,20 @@ def sshd(lab: Laboratory, tmp_path: Path) -> Iterator[SshServer]:
         yield sshd
 
 
-def pipe(server: TunnelServer, *more: str) -> str:
+def pipe(server: TunnelServer) -> str:
     """A ProxyCommand."""
-    command = [sys.executable, "-m", "whimbrel", "pipe", f"%h:{PORT}", "--to", "localhost:%p", *server.met, *more]
+    command = [
+        sys.executable,
+        "-m",
+        "whimbrel",
+        "pipe",
+        f"%h:{PORT}",
+        "--to",
+        "localhost:%p",
+        "--timeout",
+        "60",
+        *server.met,
+    ]
     return shlex.join(command)
 
 

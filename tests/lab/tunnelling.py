@@ -5,13 +5,16 @@ cli: ssh ── whimbrel pipe ~~~ the two networks ~~~ whimbrel serve --tunnel �
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -20,8 +23,6 @@ from tests.lab.crossing import PORT, SOON
 from tests.lab.serving import Output
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from whimbrel.testing import Laboratory
 
 SSH_PORT = 2222
@@ -120,7 +121,8 @@ class SshServer:
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # noqa: PTH103
         argv = [sshd, "-D", "-e", "-f", str(folder / "sshd_config")]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self._output = Output(lab.popen("srv", argv, stdin=subprocess.DEVNULL, **pipes))
+        self._process = lab.popen("srv", argv, stdin=subprocess.DEVNULL, **pipes)
+        self._output = Output(self._process)
         self._output.wait("Server listening on 0.0.0.0")
 
     def options(self, proxy_command: str = "") -> list[str]:
@@ -141,6 +143,11 @@ class SshServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Sessions that a failed test has left outlive the server, and hold its output open.
+        pid = self._process.pid
+        for session in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(session), signal.SIGTERM)
         self._output.end()
 
 
