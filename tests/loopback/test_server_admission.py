@@ -161,4 +161,4 @@ async def test_handshakes_that_fail_are_counted(certificates: Certificates, host
 
 def test_an_unknown_use_of_retry_is_a_mistake(certificates: Certificates) -> None:
     with pytest.raises(ValueError, match="retry must be 'auto', 'always' or 'never', not 'sometimes'"):
-        whimbrel.serve(echo, cert=certificates.pair, alpn=ALPN, retry="sometimes")  # type: ignore[arg-type]
+        whimbrel.serve(echo, cert=certificates.pair, alpn=ALPN, retry="sometimes")  # type: ignore[call-overload]

@@ -265,4 +265,4 @@ async def test_near_the_limit_of_descriptors_clients_share_the_servers_socket(
 
 def test_an_unknown_mode_is_a_mistake(certificates: Certificates) -> None:
     with pytest.raises(ValueError, match="sockets must be 'wildcard' or 'connected', not 'shared'"):
-        whimbrel.serve(echo, cert=certificates.pair, alpn=ALPN, sockets="shared")  # type: ignore[arg-type]
+        whimbrel.serve(echo, cert=certificates.pair, alpn=ALPN, sockets="shared")  # type: ignore[call-overload]
