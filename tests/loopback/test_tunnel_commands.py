@@ -127,7 +127,9 @@ async def test_a_pipe_takes_a_socket_for_both_ways(tmp_path: Path) -> None:
     async with target(attend) as port, serving(tmp_path, "--allow", f"localhost:{port}") as server:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "whimbrel", "pipe", *server.met, server.place, "--to", f"localhost:{port}"]
-        process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdin=theirs.fileno(), stdout=theirs.fileno())
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=tmp_path, stdin=theirs.fileno(), stdout=theirs.fileno()
+        )
         theirs.close()
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         # Their half has ended, and ours goes on.
