@@ -36,9 +36,9 @@ PATIENCE = 2.0
 def serve(handler: Callable[[Connection], object], *args: object, **options: object) -> Server:
     """Listen for connections, from now on. ``with serve(...) as server`` closes it as well.
 
-    Takes what `whimbrel.serve` takes, without `workers`, and raises what that raises; but `handler` is called on a thread of its own for
-    each connection, when its handshake is complete. When it returns the connection is closed; an exception closes only
-    its own connection (code 1), and is logged with the peer's address.
+    Takes what `whimbrel.serve` takes, without `workers`, and raises what that raises; but `handler` is called on a
+    thread of its own for each connection, when its handshake is complete. When it returns the connection is closed; an
+    exception closes only its own connection (code 1), and is logged with the peer's address.
     """
     if options.pop("workers", None) is not None:
         raise ValueError("workers are asyncio's: use whimbrel.serve")
