@@ -126,11 +126,11 @@ class _Worker:
             hurry = asyncio.ensure_future(self._told.wait())
             await asyncio.wait({closing, hurry}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if hurry.cancel() and not closing.done():
-                closing.cancel()  # Its time is up.
-                await asyncio.wait({closing})
+                # Its time is up. Not by cancelling it: clients are told again as long as they send on.
+                await server.close()
+                break
             left = self._patience
-        if not closing.cancelled():
-            closing.result()
+        await closing
 
     def _say(self, answer: Answer) -> None:
         # Whose supervisor is gone is told so by other means.
