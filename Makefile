@@ -29,7 +29,7 @@ demo: build ## a download crosses from 5G to Wi-Fi and back, live (ARGS="--scena
 	@$(BIN)/whimbrel demo $(ARGS)
 
 test: build peers $(if $(ARGS),,test-rust wheel-check) ## all tests, or those named in ARGS (as for pytest)
-	$(BIN)/python -m pytest $(ARGS)
+	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),tools/suites $(BIN)/python)
 
 sim: build ## 1000 random journeys in virtual time, on all cores (ARGS="--journeys 10000")
 	@$(BIN)/python -m tests.simulation $(ARGS)
