@@ -43,7 +43,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Those that may be done twice without harm, and so at once (RFC 9110 §9.2.1)."""
 
 LINGER = 3.0
-"""Seconds that the last answers may take to be acknowledged, at most."""
+"""Seconds that the last answers may take to be acknowledged, where no more are left."""
 
 _NO_STREAM = (1 << 62) - 4
 """The last id that a request's stream could have: nothing is refused yet (RFC 9114 §5.2)."""
@@ -245,6 +245,8 @@ class ServerSession(Session):
         Args:
             patience: seconds to wait, at most.
         """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         with suppress(WhimbrelError, TimeoutError):
             async with asyncio.timeout(patience):
                 # First without a number: requests that are on their way now are still answered (RFC 9114 §5.2).
@@ -253,7 +255,9 @@ class ServerSession(Session):
                 await self._go_away(self._next)
                 while self._requests:
                     await asyncio.wait(set(self._requests))
-        await self.connection.close(ErrorCode.H3_NO_ERROR, linger=min(LINGER, patience))
+        # What was answered may still be on its way: megabytes, and a slow network.
+        left = patience - (loop.time() - began)
+        await self.connection.close(ErrorCode.H3_NO_ERROR, linger=min(patience, max(LINGER, left)))
 
     async def _go_away(self, stream: int) -> None:
         if stream != _NO_STREAM:
