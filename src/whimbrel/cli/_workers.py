@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import functools
 from typing import TYPE_CHECKING
@@ -51,8 +52,14 @@ async def serve(args: argparse.Namespace) -> int:
     described = ServeWorkers(functools.partial(_site, args), command._hosts(args), args.port, args.workers)
     try:
         async with described as server:
-            command._announce(args, server, pair[0], certificate)
-            await server.obey_signals(drain=command.PATIENCE)
+            obeying = asyncio.ensure_future(server.obey_signals(drain=command.PATIENCE))
+            # Whoever reads that it listens may send a signal at once.
+            await asyncio.sleep(0)
+            try:
+                command._announce(args, server, pair[0], certificate)
+                await obeying
+            finally:
+                obeying.cancel()
     except RuntimeError as error:  # A worker ended without a word.
         raise OSError(str(error)) from None
     return 0
