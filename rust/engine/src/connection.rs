@@ -30,6 +30,7 @@ use crate::{
     news::{Kind, News},
     peer_path::{Move, PeerPath},
     qlog::Log,
+    slow_start::Unbounded,
     tally::Standing,
 };
 
@@ -151,6 +152,7 @@ impl Connection {
     /// are withheld for lost.
     pub(crate) fn transmit(&mut self, now: Instant, max: usize, buffer: &mut Vec<u8>) -> Option<quinn_proto::Transmit> {
         self.settle_early();
+        let _closing = self.proto.is_closed().then(|| Unbounded::new(self.proto.congestion_state()));
         loop {
             buffer.clear();
             let size = self.proto.current_mtu().into();

@@ -12,10 +12,17 @@
 //! new path's; the engine counts their loss, and a move away from a network that just died loses all that was under
 //! way there. On a client's side it also holds them against the new path's window, which is the initial one and would
 //! stay closed until they are acknowledged or lost.
+//!
+//! And nobody waits to say goodbye. A packet that only closes is not under congestion control (RFC 9002 §2: it asks for
+//! no acknowledgement); the engine holds it back all the same while streams have more to send, and since a closed
+//! connection heeds no acknowledgement, that is for ever.
 
 use std::{
     any::Any,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -49,6 +56,7 @@ impl ControllerFactory for SlowStartConfig {
             base: Duration::MAX,
             last_sent: 0,
             in_flight: InFlight::default(),
+            closing: Arc::default(),
         })
     }
 }
@@ -66,6 +74,25 @@ struct SlowStart {
     base: Duration,
     last_sent: u64,
     in_flight: InFlight,
+    /// Shared with the copies that the engine gives: it lends its own to nobody who could write.
+    closing: Arc<AtomicBool>,
+}
+
+/// As long as it lives the window is without bounds: for a closed connection, which has nothing to send but its goodbye.
+pub(crate) struct Unbounded(Arc<AtomicBool>);
+
+impl Unbounded {
+    pub(crate) fn new(controller: &dyn Controller) -> Option<Self> {
+        let controller = controller.clone_box().into_any().downcast::<SlowStart>().ok()?;
+        controller.closing.store(true, Ordering::Relaxed);
+        Some(Self(controller.closing))
+    }
+}
+
+impl Drop for Unbounded {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 /// What is under way, as far as a path's beginning needs to know it.
@@ -197,6 +224,9 @@ impl Controller for SlowStart {
 
     /// The engine holds it against all that is in flight, also what a client sent over the path before.
     fn window(&self) -> u64 {
+        if self.closing.load(Ordering::Relaxed) {
+            return u64::MAX;
+        }
         self.cubic.window() + self.in_flight.before
     }
 
@@ -255,6 +285,16 @@ mod tests {
             }
             self.controller.on_end_acks(self.now, 0, false, Some(self.sent));
         }
+    }
+
+    #[test]
+    fn a_goodbye_waits_for_no_window() {
+        let journey = Journey::new();
+        let window = journey.controller.window();
+        let unbounded = Unbounded::new(&journey.controller).unwrap();
+        assert_eq!(journey.controller.window(), u64::MAX);
+        drop(unbounded);
+        assert_eq!(journey.controller.window(), window);
     }
 
     #[test]
