@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.loopback.http_peers import served
-from whimbrel import http
+from whimbrel import ConnectionClosed, http
 from whimbrel.cli import main
 
 if TYPE_CHECKING:
@@ -308,6 +308,24 @@ async def test_a_second_signal_ends_it_though_somebody_downloads(site: Path) -> 
         assert status == 0
         getting.kill()
         await getting.communicate()
+
+
+async def test_who_downloads_hears_at_once_of_a_server_that_two_signals_end(site: Path) -> None:
+    """The goodbye is not held back by a full congestion window, and said again to who goes on sending."""
+    with (site / "site" / "huge").open("wb") as huge:
+        huge.truncate(1 << 30)
+    async with serving(site, "site", "--port", 0, "-q") as server:
+        async with (
+            http.connect(server.url, verify=server.cafile) as client,
+            await client.request("GET", "/huge") as response,
+        ):
+            await anext(response)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                server.process.send_signal(number)
+            with pytest.raises(ConnectionClosed):
+                async for _ in response:
+                    pass
+        assert await server.process.wait() == 0
 
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

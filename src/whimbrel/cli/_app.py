@@ -112,7 +112,7 @@ async def _serve(args: argparse.Namespace, app: Application, changing: asyncio.F
                 print("HTTP/2 and HTTP/1.1 are served on the TCP port of the same number")
             command._announce(args, server.http3, pair[0], certificate)
             await _first(changing, ended.first.wait())
-            await command._close(server, ended.second)
+            await command._close(server, server.http3, ended.second)
         finally:
             await server.close()
 

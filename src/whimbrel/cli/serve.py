@@ -108,7 +108,7 @@ async def _serve(args: argparse.Namespace) -> int:
         async with _site(args, pair, _hosts(args), args.port) as server:
             _announce(args, server, pair[0], certificate)
             await ended.first.wait()
-            await _close(server, ended.second)
+            await _close(server, server, ended.second)
     return 0
 
 
@@ -140,12 +140,14 @@ async def _site(
             yield server
 
 
-async def _close(server: http.Server | asgi.Server, at_once: asyncio.Event) -> None:
+async def _close(server: http.Server | asgi.Server, http3: http.Server, at_once: asyncio.Event) -> None:
     """Let answers be finished, until somebody is impatient."""
     closing = asyncio.create_task(server.close(drain=PATIENCE))
     hurry = asyncio.create_task(at_once.wait())
     await asyncio.wait({closing, hurry}, return_when=asyncio.FIRST_COMPLETED)
-    hurry.cancel()
+    if hurry.cancel() is False:
+        # A cancelled close() tells each client once, and in the middle of a download that is easily lost.
+        await http3.close()
     closing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await closing
