@@ -180,7 +180,8 @@ async def test_an_upload_goes_on_after_its_client_was_killed(home: Path, what: s
         assert said["tree/large"]["resumed_at"] > 2 * MB
         assert said["tree/large"]["bytes"] + said["tree/large"]["resumed_at"] == 60 * MB
         assert said["tree/large"]["sha256"] == hashlib.sha256(large.read_bytes()).hexdigest()
-        assert ("from byte" if what == "file" else "; 1 resumed") in err
+        # Of a tree several files may have been on their way.
+        assert ("from byte" if what == "file" else " resumed; ") in err
     if what == "file":
         assert (home / "up" / "large").read_bytes() == large.read_bytes()
     else:
