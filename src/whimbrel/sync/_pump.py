@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("whimbrel")
 
 FAREWELL = 0.4
-"""Seconds that the interpreter's end waits at most for threads to leave the core: on a busy machine they take that long,
-and one that is still there when there is no interpreter any more aborts the process."""
+"""Seconds that the interpreter's end waits at most for threads to leave the core: on a busy machine it takes that long,
+and a thread that is still there when there is no interpreter any more aborts the process."""
 
 DAY = 86400.0
 """Seconds: nobody sleeps for longer without looking at the clock, and every clock can count so far."""
