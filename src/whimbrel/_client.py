@@ -26,7 +26,7 @@ from whimbrel._qlog import qlog_place
 from whimbrel._tls import StrPath, identity, trust_roots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from types import TracebackType
 
     from whimbrel._attempts import Attempt
@@ -322,6 +322,14 @@ async def resolve(host: str, port: int) -> list[Address]:
     if literal is not None:
         return [literal]
     return addresses_of(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM))
+
+
+async def resolve_all(hosts: Iterable[str], port: int) -> list[Address]:
+    """The addresses of several names, each once; raises what `resolve` raises."""
+    addresses: dict[Address, None] = {}
+    for host in hosts:
+        addresses.update(dict.fromkeys(await resolve(host, port)))
+    return list(addresses)
 
 
 def literal_address(host: str, port: int) -> Address | None:

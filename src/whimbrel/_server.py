@@ -12,7 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Literal, overload
 
 from whimbrel import _core
-from whimbrel._client import alpn_bytes, resolve, transport_config
+from whimbrel._client import alpn_bytes, resolve_all, transport_config
 from whimbrel._config import Limits
 from whimbrel._connection import Connection
 from whimbrel._errors import ConnectionLost, address_text
@@ -364,10 +364,7 @@ class _Serve:
         await self._server.close()
 
     async def _listen(self) -> Server:
-        addresses: dict[Address, None] = {}
-        for host in self._hosts:
-            addresses.update(dict.fromkeys(await resolve(host, self._port)))
-        return Server(self._handler, self._bind(list(addresses)))
+        return Server(self._handler, self._bind(await resolve_all(self._hosts, self._port)))
 
     def _bind(self, addresses: list[Address]) -> _core.Endpoint:
         try:

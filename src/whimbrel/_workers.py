@@ -27,7 +27,7 @@ from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Self
 
-from whimbrel._client import resolve
+from whimbrel._client import resolve_all
 from whimbrel._errors import address_text
 from whimbrel._server_stats import ServerStats, summed
 from whimbrel._workers_process import Answer, Done, Drain, Failed, Order, Program, Ready, TellStats, work
@@ -483,10 +483,7 @@ class ServeWorkers:
         await self._server.close()
 
     async def _listen(self) -> Workers:
-        addresses: dict[Address, None] = {}
-        for host in self._hosts:
-            addresses.update(dict.fromkeys(await resolve(host, self._port)))
-        port = Port(list(addresses), 2 * self._count)
+        port = Port(await resolve_all(self._hosts, self._port), 2 * self._count)
         return await Workers(self._program, port, self._count)._start()
 
 
