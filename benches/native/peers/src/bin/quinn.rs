@@ -1,0 +1,18 @@
+//! quinn.
+
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use quinn as library;
+use whimbrel_bench_peers::Failure;
+
+#[path = "../quinn_like.rs"]
+mod quinn_like;
+
+fn main() -> ExitCode {
+    whimbrel_bench_peers::run("quinn", quinn_like::program)
+}
+
+async fn next(stream: &mut library::RecvStream) -> Result<Option<Bytes>, Failure> {
+    Ok(stream.read_chunk(usize::MAX, true).await?.map(|chunk| chunk.bytes))
+}
