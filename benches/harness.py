@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import builds
 import whimbrel
 from programs import _kinds
 from programs._files import ALPN, HOST, Files
@@ -147,31 +148,46 @@ class Server:
 @contextlib.contextmanager
 def server(kind: str, files: Files, **options: Any) -> Iterator[Server]:
     """Run the server of a kind."""
-    argv = [*_program(), "server", kind, str(files.folder), json.dumps(options)]
+    argv = [*_program("server", kind), str(files.folder), json.dumps(options)]
     with running(f"the server of {kind}", argv) as process:
         yield Server(process)
 
 
-def client(kind: str, files: Files, port: int, work: str, count: int) -> Process:
+def client(kind: str, files: Files, port: int, work: str, count: int, **options: Any) -> Process:
     """Start the client of a kind; it says what it did when it has done it."""
-    return Process(
-        f"the client of {kind}", [*_program(), "client", kind, str(files.folder), str(port), work, str(count)]
-    )
+    argv = [*_program("client", kind), str(files.folder), str(port), work, str(count), json.dumps(options)]
+    return Process(f"the client of {kind}", argv)
 
 
 def crowd(files: Files, port: int, idle_timeout: float = IDLE_TIMEOUT) -> contextlib.AbstractContextManager[Process]:
     """Run many clients in one process; see native/src/bin/crowd.rs for their orders."""
-    argv = [native("crowd"), "--server", f"{HOST}:{port}", "--cafile", str(files.authority), "--alpn", ALPN]
+    argv = [builds.path("crowd"), "--server", f"{HOST}:{port}", "--cafile", str(files.authority), "--alpn", ALPN]
     return running("the crowd", [*argv, *_settings(idle_timeout)])
 
 
 @contextlib.contextmanager
 def floor(files: Files) -> Iterator[Server]:
     """Run the engine alone as a server."""
-    argv = [native("floor"), "--bind", f"{HOST}:0", "--alpn", ALPN]
+    argv = [builds.path("floor"), "--bind", f"{HOST}:0", "--alpn", ALPN]
     argv += ["--certificate", str(files.certificate), "--key", str(files.key), *_settings(90.0)]
     with running("the engine alone", argv) as process:
         yield Server(process)
+
+
+@contextlib.contextmanager
+def bare_server(files: Files) -> Iterator[Server]:
+    """Run a loop over the engine, with our settings, as a server."""
+    argv = [builds.path("bare"), "--side", "server", "--bind", f"{HOST}:0", "--alpn", ALPN]
+    argv += ["--certificate", str(files.certificate), "--key", str(files.key), *_settings(90.0)]
+    with running("the bare server", argv) as process:
+        yield Server(process)
+
+
+def bare_client(files: Files, port: int, work: str, count: int) -> Process:
+    """Start the same as a client; it says what it did when it has done it."""
+    argv = [builds.path("bare"), "--side", "client", "--server", f"{HOST}:{port}", "--alpn", ALPN]
+    argv += ["--cafile", str(files.authority), "--work", work, "--count", str(count), *_settings(90.0)]
+    return Process("the bare client", argv)
 
 
 def _settings(idle_timeout: float) -> list[str]:
@@ -192,23 +208,13 @@ def descriptor_limit() -> int:
 
 
 def build_native() -> str | None:
-    """Build the programs in Rust. Return what stands in the way."""
-    tools = HERE.parent / "tools" / "native"
-    argv = ["cargo", "build", "--quiet", "--release", "--locked", "--package", "whimbrel-bench"]
-    done = subprocess.run([str(tools), *argv], cwd=HERE.parent, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        return done.stderr.strip().splitlines()[-1]
-    where = [str(tools), "sh", "-c", "echo $CARGO_TARGET_DIR"]
-    _native["folder"] = subprocess.run(where, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    return None
+    """Build the programs in Rust that are ours. Return what stands in the way."""
+    return builds.obstacle("crowd")
 
 
-_native: dict[str, str] = {}
-
-
-def native(name: str) -> str:
-    """Return the path of a program that was built."""
-    return str(Path(_native["folder"]) / "release" / name)
+def obstacle(name: str) -> str | None:
+    """Build a program that is compiled. Return what stands in the way."""
+    return builds.obstacle(name)
 
 
 @contextlib.contextmanager
@@ -307,9 +313,10 @@ def described_machine(samples: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def versions(*packages: str) -> str:
-    """Name the versions of what took part."""
+def versions(*packages: str, peers: bool = False) -> str:
+    """Name the versions of what took part, with those of peers that are compiled."""
     named = [f"{name} {importlib.metadata.version(name)}" for name in packages if installed(name)]
+    named += [f"{name} {builds.version(name)}" for name in builds.PACKAGES if peers and obstacle(name) is None]
     return ", ".join([f"whimbrel {whimbrel.__version__}", *named, f"Python {platform.python_version()}"])
 
 
@@ -321,9 +328,12 @@ def installed(package: str) -> bool:
     return True
 
 
-def missing(kind: str) -> list[str]:
-    """Return the modules that a kind needs and are not there."""
-    return _kinds.named(kind).missing()
+def missing(kind: str) -> str | None:
+    """Build what is to be built for a kind. Return what it needs and is not there."""
+    found = _kinds.named(kind)
+    if found.native is not None:
+        return builds.obstacle(found.native)
+    return ", ".join(f"no {module}" for module in found.missing()) or None
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -352,5 +362,6 @@ def significant(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def _program() -> list[str]:
-    return [sys.executable, "-m", "programs"]
+def _program(side: str, kind: str) -> list[str]:
+    native = _kinds.named(kind).native
+    return [sys.executable, "-m", "programs", side, kind] if native is None else [builds.path(native), side]

@@ -26,7 +26,7 @@ def main() -> None:
     if side == "server":
         _orders.serve(kind, files, **json.loads(rest[0]))
         return
-    port, work, count = rest
+    port, work, count, *_ = rest
     _work.run(kind, files, int(port), work, int(count))
     sys.stdout.flush()
     # Without waiting for what QUIC calls draining: others take seconds over it.

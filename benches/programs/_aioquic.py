@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from programs._files import ALPN, DATAGRAM, HOST, PIECE
+from programs._files import ALPN, DATAGRAM, FIRST, HOST, PIECE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -38,23 +39,40 @@ class Program:
         self._server: Any = type("Server", (_ServerMixin, base), {"events": self._events})
         self._client: Any = type("Client", (_ClientMixin, base), {"events": self._events})
         self._trust: Any = None
+        self._resumes = library == "aioquic"
+        self._tickets: list[Any] = []
 
     @contextlib.asynccontextmanager
     async def serve(self, files: Files, accepted: Callable[[], None]) -> AsyncIterator[int]:
         configuration = self._configuration(is_client=False, alpn_protocols=[ALPN], max_datagram_size=DATAGRAM)
         configuration.load_cert_chain(files.certificate, files.key)
         self._server.accepted = staticmethod(accepted)
-        server = await self._asyncio.serve(HOST, 0, configuration=configuration, create_protocol=self._server)
+        sessions: dict[bytes, Any] = {}
+        resuming = {
+            "session_ticket_handler": lambda ticket: sessions.update({ticket.ticket: ticket}),
+            "session_ticket_fetcher": lambda label: sessions.pop(label, None),
+        }
+        server = await self._asyncio.serve(
+            HOST, 0, configuration=configuration, create_protocol=self._server, **resuming if self._resumes else {}
+        )
         yield server._transport.get_extra_info("sockname")[1]
         server.close()
 
     @contextlib.asynccontextmanager
-    async def connect(self, files: Files, port: int) -> AsyncIterator[Any]:
+    async def connect(self, files: Files, port: int, handshake: str = "full") -> AsyncIterator[Any]:
         if self._trust is None:
             self._trust = self._configuration(is_client=True, alpn_protocols=[ALPN], max_datagram_size=DATAGRAM)
             self._trust.load_verify_locations(str(files.authority))
-        dial = self._asyncio.connect(HOST, port, configuration=self._trust, create_protocol=self._client)
+        configuration, options = self._trust, {}
+        if handshake != "full":
+            configuration = dataclasses.replace(
+                self._trust, session_ticket=self._tickets.pop() if self._tickets else None
+            )
+            options["session_ticket_handler"] = self._tickets.append
+            options["wait_connected"] = handshake == "resumed" or configuration.session_ticket is None
+        dial = self._asyncio.connect(HOST, port, configuration=configuration, create_protocol=self._client, **options)
         client = await dial.__aenter__()
+        client.is_early = handshake == "early"
         try:
             yield client
         finally:
@@ -93,6 +111,7 @@ class _ClientMixin:
     """Waits for the end of each answer."""
 
     events: Any
+    is_early: bool
     _quic: Any
     transmit: Any
 
@@ -104,12 +123,16 @@ class _ClientMixin:
         stream = self._quic.get_next_available_stream_id()
         done = asyncio.get_running_loop().create_future()
         self._waiting[stream] = ([down], done)
-        head = down.to_bytes(8, "big") + bytes(min(up, 1))
-        self._quic.send_stream_data(stream, head, end_stream=up <= 1)
-        if up > 1:
-            _send(self._quic, stream, up - 1)
+        head = down.to_bytes(8, "big") + bytes(min(up, FIRST))
+        self._quic.send_stream_data(stream, head, end_stream=up <= FIRST)
+        if up > FIRST:
+            _send(self._quic, stream, up - FIRST)
         self.transmit()
         await done
+
+    def resumed(self) -> bool:
+        tls = self._quic.tls
+        return bool(tls.early_data_accepted if self.is_early else tls.session_resumed)
 
     def quic_event_received(self, event: Any) -> None:
         if isinstance(event, self.events.StreamDataReceived):

@@ -13,6 +13,8 @@ ALPN = "bench"
 DATAGRAM = 1452
 """UDP payload of a path with an MTU of 1500 and IPv6."""
 PIECE = 1 << 20
+FIRST = 1 << 14
+"""Bytes that a request has in its first write, with the head: one that is small needs no second."""
 
 
 @dataclass(frozen=True, slots=True)

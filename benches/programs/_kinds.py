@@ -19,14 +19,21 @@ class Client(Protocol):
         """Send so many bytes, and get so many back."""
 
 
+class Resuming(Client, Protocol):
+    """One end of a connection that went on from an earlier one, or was to."""
+
+    def resumed(self) -> bool:
+        """Whether it did; where it was to send early, whether the server took that."""
+
+
 class Program(Protocol):
     """What a module of this package offers. Where it blocks, its coroutines never wait."""
 
     def serve(self, files: Files, accepted: Callable[[], None], **options: Any) -> AbstractAsyncContextManager[int]:
         """Serve on a free port, which is the value; call `accepted` once for each connection that stands."""
 
-    def connect(self, files: Files, port: int) -> AbstractAsyncContextManager[Client]:
-        """Open a connection: a handshake in full."""
+    def connect(self, files: Files, port: int, **options: Any) -> AbstractAsyncContextManager[Client]:
+        """Open a connection: a handshake in full, unless `handshake` is `resumed` or `early` (0-RTT)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +41,21 @@ class Kind:
     """One way to write a server and a client."""
 
     name: str
-    module: str
+    module: str = ""
     needs: tuple[str, ...] = ()
     """Modules that must be there."""
     loop: str = "asyncio"
     """`asyncio`, `uvloop`, or `none` for a program that blocks."""
     library: str | None = None
     """Of two with the same interface, this one."""
+    streams: int = 1000
+    """How many a connection may have at once. TCP's have none, so that work side by side takes a connection each."""
+    is_fast: bool = True
+    """Whether as much work may be given to it as to others."""
+    resumes: bool = False
+    """Whether the program can resume sessions."""
+    native: str | None = None
+    """A program that is compiled, with the same command line but for this kind's name; it has no module."""
 
     def missing(self) -> list[str]:
         """Return the modules that are not there."""
@@ -52,15 +67,20 @@ class Kind:
 
 
 KINDS = (
-    Kind("whimbrel asyncio", "_whimbrel", ("whimbrel",)),
-    Kind("whimbrel uvloop", "_whimbrel", ("whimbrel", "uvloop"), loop="uvloop"),
-    Kind("whimbrel.sync", "_whimbrel_sync", ("whimbrel", "whimbrel.sync"), loop="none"),
-    Kind("aioquic", "_aioquic", ("aioquic",), library="aioquic"),
-    Kind("qh3", "_aioquic", ("qh3",), library="qh3"),
-    Kind("TLS asyncio", "_tls"),
-    Kind("TLS blocking", "_tls_blocking", loop="none"),
+    Kind("whimbrel asyncio", "_whimbrel", ("whimbrel",), resumes=True),
+    Kind("whimbrel uvloop", "_whimbrel", ("whimbrel", "uvloop"), loop="uvloop", resumes=True),
+    Kind("whimbrel.sync", "_whimbrel_sync", ("whimbrel", "whimbrel.sync"), loop="none", resumes=True),
+    Kind("quinn", native="quinn", resumes=True),
+    Kind("noq", native="noq", resumes=True),
+    Kind("s2n-quic", native="s2n-quic"),
+    Kind("quic-go", native="quic-go"),
+    Kind("aioquic", "_aioquic", ("aioquic",), library="aioquic", resumes=True, is_fast=False),
+    # It raises at the peer's limit instead of waiting, and the credit for another comes too late.
+    Kind("qh3", "_aioquic", ("qh3",), library="qh3", streams=50, is_fast=False),
+    Kind("TLS asyncio", "_tls", streams=0),
+    Kind("TLS blocking", "_tls_blocking", loop="none", streams=0),
     Kind("whimbrel HTTP/3", "_web", ("whimbrel",), library="whimbrel"),
-    Kind("aioquic HTTP/3", "_web", ("aioquic",), library="aioquic"),
+    Kind("aioquic HTTP/3", "_web", ("aioquic",), library="aioquic", is_fast=False),
 )
 
 

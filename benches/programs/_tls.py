@@ -8,7 +8,7 @@ import functools
 import ssl
 from typing import TYPE_CHECKING
 
-from programs._files import HOST, PIECE
+from programs._files import FIRST, HOST, PIECE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -70,8 +70,8 @@ class Client:
 
     async def exchange(self, up: int, down: int) -> None:
         head = down.to_bytes(8, "big") + up.to_bytes(8, "big")
-        self._writer.write(head + bytes(min(up, 1)))
-        await send(self._writer, max(up - 1, 0))
+        self._writer.write(head + bytes(min(up, FIRST)))
+        await send(self._writer, max(up - FIRST, 0))
         await receive(self._reader, down)
 
 

@@ -8,7 +8,7 @@ import ssl
 import threading
 from typing import TYPE_CHECKING, NoReturn
 
-from programs._files import HOST, PIECE
+from programs._files import FIRST, HOST, PIECE
 from programs._tls import CONTENT, client_context, server_context
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class Client:
 
     async def exchange(self, up: int, down: int) -> None:
         head = down.to_bytes(8, "big") + up.to_bytes(8, "big")
-        self._socket.sendall(head + bytes(min(up, 1)))
-        send(self._socket, max(up - 1, 0))
+        self._socket.sendall(head + bytes(min(up, FIRST)))
+        send(self._socket, max(up - FIRST, 0))
         receive(self._socket, down, self._buffer)
 
 

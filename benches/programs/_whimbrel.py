@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
 import whimbrel
-from programs._files import ALPN, HOST, PIECE
+from programs._files import ALPN, FIRST, HOST, PIECE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from programs._files import Files
 
 CONTENT = bytes(PIECE)
+SESSIONS = whimbrel.SessionStore()
 
 
 @contextlib.asynccontextmanager
@@ -23,9 +25,10 @@ async def serve(files: Files, accepted: Callable[[], None], **options: Any) -> A
 
     async def attend(connection: whimbrel.Connection) -> None:
         accepted()
-        async for stream in connection.streams():
-            assert isinstance(stream, whimbrel.Stream), "the clients open no others"
-            await answer(stream)
+        async with asyncio.TaskGroup() as group:
+            async for stream in connection.streams():
+                assert isinstance(stream, whimbrel.Stream), "the clients open no others"
+                group.create_task(answer(stream))
 
     cert = (files.certificate, files.key)
     async with whimbrel.serve(attend, HOST, cert=cert, alpn=ALPN, **options) as server:
@@ -48,21 +51,29 @@ async def send(stream: whimbrel.Stream, count: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connect(files: Files, port: int) -> AsyncIterator[Client]:
-    async with whimbrel.connect(HOST, port, alpn=ALPN, verify=files.authority) as connection:
-        yield Client(connection)
+async def connect(files: Files, port: int, handshake: str = "full") -> AsyncIterator[Client]:
+    sessions = None if handshake == "full" else SESSIONS
+    early = handshake == "early"
+    async with whimbrel.connect(
+        HOST, port, alpn=ALPN, verify=files.authority, sessions=sessions, early_data=early
+    ) as connection:
+        yield Client(connection, early)
 
 
 class Client:
     """Opens a stream for each exchange."""
 
-    def __init__(self, connection: whimbrel.Connection) -> None:
+    def __init__(self, connection: whimbrel.Connection, early: bool) -> None:
         self._connection = connection
+        self._early = early
+
+    def resumed(self) -> bool:
+        return bool(self._connection.early_data_accepted if self._early else self._connection.session_reused)
 
     async def exchange(self, up: int, down: int) -> None:
         stream = await self._connection.open_stream()
-        await stream.write(down.to_bytes(8, "big") + bytes(min(up, 1)))
-        await send(stream, max(up - 1, 0))
+        await stream.write(down.to_bytes(8, "big") + bytes(min(up, FIRST)))
+        await send(stream, max(up - FIRST, 0))
         while piece := await stream.read(PIECE):
             down -= len(piece)
         assert down == 0, "the server sent something else"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from programs._files import ALPN, HOST, PIECE
-from whimbrel import sync
+from programs._files import ALPN, FIRST, HOST, PIECE
+from whimbrel import SessionStore, sync
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from programs._files import Files
 
 CONTENT = bytes(PIECE)
+SESSIONS = SessionStore()
 
 
 @contextlib.asynccontextmanager
@@ -44,21 +45,27 @@ def send(stream: sync.Stream, count: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connect(files: Files, port: int) -> AsyncIterator[Client]:
-    with sync.connect(HOST, port, alpn=ALPN, verify=files.authority) as connection:
-        yield Client(connection)
+async def connect(files: Files, port: int, handshake: str = "full") -> AsyncIterator[Client]:
+    sessions = None if handshake == "full" else SESSIONS
+    early = handshake == "early"
+    with sync.connect(HOST, port, alpn=ALPN, verify=files.authority, sessions=sessions, early_data=early) as connection:
+        yield Client(connection, early)
 
 
 class Client:
     """Opens a stream for each exchange, and blocks."""
 
-    def __init__(self, connection: sync.Connection) -> None:
+    def __init__(self, connection: sync.Connection, early: bool) -> None:
         self._connection = connection
+        self._early = early
+
+    def resumed(self) -> bool:
+        return bool(self._connection.early_data_accepted if self._early else self._connection.session_reused)
 
     async def exchange(self, up: int, down: int) -> None:
         stream = self._connection.open_stream()
-        stream.write(down.to_bytes(8, "big") + bytes(min(up, 1)))
-        send(stream, max(up - 1, 0))
+        stream.write(down.to_bytes(8, "big") + bytes(min(up, FIRST)))
+        send(stream, max(up - FIRST, 0))
         while piece := stream.read(PIECE):
             down -= len(piece)
         assert down == 0, "the server sent something else"
