@@ -177,7 +177,7 @@ def floor(files: Files) -> Iterator[Server]:
 @contextlib.contextmanager
 def bare_server(files: Files) -> Iterator[Server]:
     """Run a loop over the engine, with our settings, as a server."""
-    argv = [builds.path("bare"), "--side", "server", "--bind", f"{HOST}:0", "--alpn", ALPN]
+    argv = [builds.path("bare"), "--bind", f"{HOST}:0", "--alpn", ALPN]
     argv += ["--certificate", str(files.certificate), "--key", str(files.key), *_settings(90.0)]
     with running("the bare server", argv) as process:
         yield Server(process)
@@ -185,7 +185,7 @@ def bare_server(files: Files) -> Iterator[Server]:
 
 def bare_client(files: Files, port: int, work: str, count: int) -> Process:
     """Start the same as a client; it says what it did when it has done it."""
-    argv = [builds.path("bare"), "--side", "client", "--server", f"{HOST}:{port}", "--alpn", ALPN]
+    argv = [builds.path("bare"), "--server", f"{HOST}:{port}", "--alpn", ALPN]
     argv += ["--cafile", str(files.authority), "--work", work, "--count", str(count), *_settings(90.0)]
     return Process("the bare client", argv)
 

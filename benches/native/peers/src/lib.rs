@@ -20,6 +20,8 @@ pub const ALPN: &str = "bench";
 pub const HOST: &str = "127.0.0.1";
 pub const HEAD: usize = 8;
 pub static CONTENT: [u8; 1 << 18] = [0; 1 << 18];
+/// As quinn's own program for measuring has it.
+pub const SOCKET_BUFFER: usize = 2 << 20;
 /// What a request has in its first write, with the head: one that is small needs no second.
 pub const FIRST: u64 = 1 << 14;
 

@@ -20,7 +20,7 @@ use rustls::{
     version::TLS13,
 };
 use whimbrel_bench_peers::{
-    ALPN, CONTENT, FIRST, Failure, HEAD, HOST, Handshake, Options, Task,
+    ALPN, CONTENT, FIRST, Failure, HEAD, HOST, Handshake, Options, SOCKET_BUFFER, Task,
     orders::{Accepted, obey},
     work::{self, Library},
 };
@@ -33,9 +33,6 @@ use super::{
     },
     next,
 };
-
-/// As quinn's own program for measuring has it.
-const SOCKET_BUFFER: usize = 2 << 20;
 
 pub async fn program(task: Task) -> Result<(), Failure> {
     match task {

@@ -15,7 +15,7 @@ use s2n_quic::{
     stream::{BidirectionalStream, SendStream},
 };
 use whimbrel_bench_peers::{
-    ALPN, CONTENT, FIRST, Failure, HEAD, HOST, Handshake, Options, Task,
+    ALPN, CONTENT, FIRST, Failure, HEAD, HOST, Handshake, Options, SOCKET_BUFFER, Task,
     orders::{Accepted, obey},
     work::{self, Library},
 };
@@ -46,6 +46,7 @@ async fn program(task: Task) -> Result<(), Failure> {
 
 fn sockets(options: Options) -> Result<io::tokio::Provider, Failure> {
     let builder = io::tokio::Builder::default().with_receive_address(SocketAddr::new(HOST.parse()?, 0))?;
+    let builder = builder.with_recv_buffer_size(SOCKET_BUFFER)?.with_send_buffer_size(SOCKET_BUFFER)?;
     Ok(builder.with_max_mtu(options.datagram + HEADERS)?.build()?)
 }
 
