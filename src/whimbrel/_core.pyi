@@ -140,7 +140,8 @@ def steer(socket: int, worker: Worker, sockets: Sequence[int], newcomers: Sequen
 class Facts:
     """What the policy must know of a connection's active path, at one moment (all times on time.monotonic's clock)."""
 
-    heard: float  # when the last authenticated packet came over the active path; -inf: none yet
+    heard: float  # when the last authenticated packet came over the active path, probes aside; -inf: none yet
+    reached: float  # the same, probes included
     due: bool  # streams are open or data is unacknowledged: something is expected
     rtt: float
     pto: float

@@ -13,7 +13,8 @@ Reason = Literal[
 """Why a connection moved.
 
 ``preferred``: the kernel would now use another network; ``dead``: the old network went away; ``silent``: nothing came
-over it any more; ``lossy``: it went on losing much of what was sent; ``restored``: a network is back after an outage;
+over it any more; ``lossy``: it went on losing much of what was sent; ``restored``: a network is back after an outage,
+or was entered anew from another port, because it carries and the server did not follow;
 ``requested``: `Connection.migrate`; ``returned``: the kernel's choice answers again; ``rolled-back``: the new path
 carried nothing, or, on a server, the client did not prove in time that it is there (§9.3.2).
 

@@ -6,7 +6,8 @@ The rules
  1. Ask before moving. Another network is preferred: probe it, the data stay where they are; it answers: move there.
  2. A path whose route is gone, or over which the kernel refuses to send, is dead: move at once, without asking.
  3. Nobody answers: three probes, then stay, and ask again after a growing pause, or when the network changes.
- 4. A move that brings no packet back within its patience is taken back while the old path lives.
+ 4. A move that brings no packet back within its patience is taken back while the old path lives. One that brings back
+    only the peer's question whether we are there: enter the same network anew, once; our answer may have been lost.
  5. Silence where something is due: PING; still nothing: probe every other network, the first to answer wins. With
     none, ask the silent path itself now and then: when it answers, move to it anew.
  6. The kernel prefers a network that carries nothing: stay where it works, and return when it answers again.
@@ -104,6 +105,9 @@ ID_WAIT: Final = 0.5
 """The longest wait for a spare connection ID while the old path lives, otherwise three PTOs."""
 ID_LOOK: Final = 0.1
 """How often to look for it meanwhile: its arrival is no event."""
+ANSWER_HEARD: Final = (2.0, 0.05)
+"""After the peer's question over a new path, it takes our answer one round trip to bring something back; we wait for
+so many, and so long on top."""
 PTO_FLOOR: Final = 0.05
 """A PTO below this says more about a short path than about how long a radio may nap."""
 REVIVAL: Final = (2.0, 15.0)
@@ -203,6 +207,8 @@ class Settling:
     """The path before, if it worked when we left it."""
     since: float
     until: float
+    anew: bool = False
+    """We moved before, to this same network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -881,6 +887,8 @@ class MigrationPolicy:
             return self._arrived() + self._steady(facts, now)
         if now < settling.until:
             return []
+        if facts.reached > settling.since and not settling.anew:
+            return self._enter_anew(settling, facts, now)
         back = settling.fallback
         pinned = self._settings.sockets == "pinned"
         if back is not None and self._is_there(back) and (pinned or _carries(self.routes[0], back)):
@@ -889,6 +897,20 @@ class MigrationPolicy:
         # No way back. That is a silent path, of which we know it already.
         self._suspect_active(facts, now)
         return [Ping(), *self._not_arrived("no-answer"), *self._steady(facts, now)]
+
+    def _enter_anew(self, settling: Settling, facts: Facts, now: float) -> list[Action]:
+        """The peer asked by PATH_CHALLENGE whether we are there, and does not seem to have got our answer. That may not
+        be repeated (RFC 9000 §8.2.2), and some peers ask only once. But from another port they ask again."""
+        assert self.active is not None
+        round_trips, on_top = ANSWER_HEARD
+        until = facts.reached + round_trips * (facts.reached - settling.since) + on_top
+        if now < (until := min(until, settling.since + 2 * PATIENCE[1])):
+            self._state = replace(settling, until=until)
+            return []
+        actions = self._move(self.active, "restored", facts, now)
+        if isinstance(self._state, Settling):
+            self._state = replace(self._state, fallback=settling.fallback, anew=True)
+        return actions
 
     def _steady(self, facts: Facts, now: float) -> list[Action]:
         self._state = Steady()

@@ -24,7 +24,9 @@ class Facts(Protocol):
     """What the engine knows at the moment of the call. Seconds, on the same clock as ``now``."""
 
     @property
-    def heard(self) -> float: ...  # when the last authenticated packet came over the active path; -inf: none yet
+    def heard(self) -> float: ...  # when an authenticated packet last came over the active path, but for …
+    @property
+    def reached(self) -> float: ...  # … probing packets (RFC 9000 §9.1), or with them; -inf: none yet
     @property
     def due(self) -> bool: ...  # streams are open or data is unacknowledged: something is expected
     @property

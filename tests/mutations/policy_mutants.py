@@ -200,6 +200,36 @@ MUTANTS: Final = (
     ),
     Mutant(
         4,
+        "waits in vain for a peer that lost our answer",
+        "if facts.reached > settling.since and not settling.anew:",
+        "if False:",
+    ),
+    Mutant(
+        4,
+        "enters the same network again and again",
+        "if facts.reached > settling.since and not settling.anew:",
+        "if facts.reached > settling.since:",
+    ),
+    Mutant(
+        4,
+        "leaves no time for the answer of a slow network",
+        "if now < (until := min(until, settling.since + 2 * PATIENCE[1])):",
+        "if False:",
+    ),
+    Mutant(
+        4,
+        "waits as long as the peer asks",
+        "if now < (until := min(until, settling.since + 2 * PATIENCE[1])):",
+        "if now < until:",
+    ),
+    Mutant(
+        4,
+        "forgets the way back when it enters anew",
+        "replace(self._state, fallback=settling.fallback, anew=True)",
+        "replace(self._state, anew=True)",
+    ),
+    Mutant(
+        4,
         "goes back to a network that is gone",
         "if back is not None and self._is_there(back) and (",
         "if back is not None and (",

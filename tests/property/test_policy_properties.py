@@ -59,6 +59,7 @@ TICKS_PER_SECOND = 50
 @dataclass(frozen=True)
 class Known:
     heard: float = -math.inf
+    reached: float = -math.inf
     due: bool = False
     rtt: float = 0.040
     pto: float = 0.100
@@ -97,6 +98,8 @@ class World:
     losing: set[Route] = field(default_factory=set)
     sent_until: float = 0.0
     left_for_losses: float = -math.inf
+    answer_lost: bool = False  # the one to the next PATH_CHALLENGE will be; or has been, over this path
+    mute: bool = False
 
     def __post_init__(self) -> None:
         self.pto = self.facts.pto
@@ -108,11 +111,14 @@ class World:
     def works(self, route: Route | None) -> bool:
         return self.is_there(route) and route in self.carrying
 
+    def carries(self) -> bool:
+        return self.works(self.policy.active) and not self.mute
+
     def later(self, delay: float, event: Event | None, over: Route | None = None) -> None:
         heapq.heappush(self.pending, (self.now + delay, next(self.numbers), event, over))
 
     def tell(self, event: Event) -> None:
-        if self.streaming and self.facts.due and self.works(self.policy.active) and self.now >= self.flowing_since:
+        if self.streaming and self.facts.due and self.carries() and self.now >= self.flowing_since:
             self.facts = replace(self.facts, heard=self.now)
             self.send()
         before = self.policy.active
@@ -161,7 +167,9 @@ class World:
                 assert self.mode.sockets != "unconnected"
                 assert self.facts.confirmed
                 assert not self.facts.peer_forbids
-                self.facts = replace(self.facts, heard=-math.inf, spare_ids=max(0, self.facts.spare_ids - 1))
+                ids = max(0, self.facts.spare_ids - 1)
+                self.facts = replace(self.facts, heard=-math.inf, reached=-math.inf, spare_ids=ids)
+                self.answer_lost, self.mute = False, self.answer_lost
                 self.facts = replace(self.facts, pto=max(self.pto, 2 * RTTS[ROUTES.index(route)]))
                 self.flowing_since = self.now + RTTS[ROUTES.index(route)]
                 self.echo(route)
@@ -205,6 +213,9 @@ class World:
                 _, _, event, over = heapq.heappop(self.pending)
                 if event is not None:
                     self.tell(event)
+                elif over == self.policy.active and self.works(over) and self.mute:
+                    self.facts = replace(self.facts, reached=self.now)
+                    self.tell(Tick())
                 elif over == self.policy.active and self.works(over):
                     # An answer to a PING: news of the first packet; and the server sends new connection IDs.
                     self.facts = replace(self.facts, heard=self.now, spare_ids=min(3, self.facts.spare_ids + 1))
@@ -239,6 +250,7 @@ steps = st.one_of(
     st.tuples(st.just("due"), st.booleans()),
     st.tuples(st.just("stray"), st.sampled_from(ROUTES)),
     st.tuples(st.just("exhaust"), st.none()),
+    st.tuples(st.just("answer"), st.none()),
     st.tuples(st.just("sleep"), st.sampled_from([1.0, 5.0, 15.0])),
 )
 pauses = st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.1, 0.5, 2.0, 10.0, 40.0])
@@ -273,6 +285,8 @@ def take(world: World, kind: str, value: object) -> None:
             world.slept = value
             world.tell(Woke(value))
             world.slept = 0.0
+        case "answer", _:
+            world.answer_lost = True
         case "exhaust", _:
             world.facts = replace(world.facts, spare_ids=0)
         case _:

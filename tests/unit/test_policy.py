@@ -47,6 +47,7 @@ class Known:
     """Facts of a healthy connection: 40 ms round trip, an idle application."""
 
     heard: float = -math.inf
+    reached: float = -math.inf
     due: bool = False
     rtt: float = 0.040
     pto: float = 0.100
@@ -357,6 +358,45 @@ def test_a_move_that_failed_with_nowhere_else_to_go_stays_and_keeps_asking() -> 
     pings = journey.times(Ping)
     assert pings[:3] == pytest.approx([1.3, 1.5, 1.9])
     assert len(pings) < 10
+
+
+def test_a_move_that_brought_the_peers_question_alone_is_made_again_from_another_port() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, RoutesChanged((CELLULAR,)))
+    journey.at(1.1, reached=1.04)
+    assert journey.run(1.4) == [(1.3, Migrate(CELLULAR, "restored"))]
+    journey.at(1.4, reached=1.34, heard=1.38)
+    journey.run(1.9)
+    assert len(journey.moves()) == 2
+
+
+def test_a_question_that_took_long_leaves_time_for_the_answer() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, RoutesChanged((CELLULAR,)))
+    journey.at(1.25, reached=1.25)
+    assert journey.run(1.79) == []
+    assert journey.run(1.81) == [(1.8, Migrate(CELLULAR, "restored"))]
+
+
+def test_a_peer_that_asks_again_and_again_is_not_waited_for() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, RoutesChanged((CELLULAR,)))
+    for step in range(2, 60):
+        journey.at(1.0 + step / 10, reached=1.0 + step / 10)
+    assert journey.moves() == [Migrate(CELLULAR, "dead"), Migrate(CELLULAR, "restored")]
+    assert journey.times(Migrate) == [1.0, 4.0]
+
+
+def test_the_same_network_entered_anew_is_left_for_the_old_path_when_that_was_in_vain() -> None:
+    journey = Journey(heard=1.0)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(1.01, ProbeAnswered(WIFI, 0.01), heard=-math.inf)
+    journey.at(1.02, reached=1.02)
+    assert journey.run(2.0)[:3] == [
+        (1.31, Migrate(WIFI, "restored")),
+        (1.61, Report(PathRejected("wlan0", "no-answer"))),
+        (1.61, Migrate(CELLULAR, "rolled-back")),
+    ]
 
 
 def test_a_move_that_failed_while_nothing_was_due_is_left_at_that() -> None:

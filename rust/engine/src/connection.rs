@@ -73,6 +73,7 @@ pub struct Connection {
     tails: HashMap<u64, Result<Read, StreamFailure>>,
     terms: PeerTerms,
     heard: f64,
+    reached: f64,
     listening: bool,
     /// Whoever asked for the facts was told that nothing is due, and has not been told otherwise.
     seen_idle: bool,
@@ -119,6 +120,7 @@ impl Connection {
             tails: HashMap::new(),
             terms: PeerTerms::default(),
             heard: f64::NEG_INFINITY,
+            reached: f64::NEG_INFINITY,
             listening: true,
             seen_idle: false,
             best_rtt: Duration::MAX,

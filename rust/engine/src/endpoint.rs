@@ -183,7 +183,7 @@ impl Endpoint {
                 // a few milliseconds are precise enough, except while somebody waits for the first one.
                 const PRECISION: f64 = 0.004;
                 let look = connection.is_listening() || at - connection.last_heard() > PRECISION;
-                let before = if look { connection.progress() } else { 0 };
+                let before = look.then(|| connection.progress());
                 // No client moves before the handshake is confirmed (RFC 9000 §9).
                 if self.server.is_some() && connection.proto.is_handshaking() && source != connection.remote_address() {
                     return Received::default();
@@ -215,8 +215,8 @@ impl Endpoint {
                     connection.account_for(source, data);
                     connection.note_early_streams();
                 }
-                if look && connection.progress() != before && active(number) {
-                    connection.heard(at, now, &mut self.news);
+                if let Some(before) = before.filter(|_| active(number)) {
+                    connection.came(before, at, now, &mut self.news);
                 }
                 self.touch(number);
                 Received { connection: Some(number), ..Received::default() }

@@ -281,6 +281,7 @@ fn contiguous<'a>(data: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
 #[pyclass(frozen, get_all, module = "whimbrel._core")]
 pub(crate) struct Facts {
     heard: f64,
+    reached: f64,
     due: bool,
     rtt: f64,
     pto: f64,
@@ -296,6 +297,7 @@ impl From<engine::Facts> for Facts {
     fn from(facts: engine::Facts) -> Self {
         Self {
             heard: facts.heard,
+            reached: facts.reached,
             due: facts.due,
             rtt: facts.rtt.as_secs_f64(),
             pto: facts.pto.as_secs_f64(),

@@ -27,6 +27,7 @@ class Standing:
     spare_ids: int = 1
     rtt: float = 0.05
     heard: float = 0.0
+    reached: float = 0.0
     due: bool = False
     confirmed: bool = True
     packets_sent: int = 0

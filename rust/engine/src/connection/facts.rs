@@ -13,8 +13,10 @@ use crate::news::{Kind, News};
 /// What a decision to move needs to know of the active path.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
-    /// When the last authenticated packet came over it, in the caller's seconds.
+    /// When the last authenticated packet came over it that was more than a probe, in the caller's seconds.
     pub heard: f64,
+    /// The same, probes included: of a peer that has yet to find out whether we are there.
+    pub reached: f64,
     pub due: bool,
     pub rtt: Duration,
     pub pto: Duration,
@@ -25,6 +27,14 @@ pub struct Facts {
     /// On all paths so far, and of these, how many are taken for lost (RFC 9002 §6).
     pub packets_sent: u64,
     pub packets_lost: u64,
+}
+
+/// Frames received by now, which says that an authenticated packet came: those of probing packets (RFC 9000 §9.1), and
+/// the others.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    probing: u64,
+    other: u64,
 }
 
 impl Connection {
@@ -38,6 +48,7 @@ impl Connection {
         self.seen_idle |= !due;
         Facts {
             heard: self.heard,
+            reached: self.reached,
             due,
             rtt,
             // RFC 9002 §6.2.1, with the variation unknown from outside taken as a quarter of the RTT, and the peer's
@@ -69,16 +80,28 @@ impl Connection {
         self.proto.ping();
     }
 
-    /// Counts authenticated packets: compare before and after a datagram.
-    pub(crate) fn progress(&self) -> u64 {
+    pub(crate) fn progress(&self) -> Progress {
         let frames = self.proto.stats().frame_rx;
-        let rare = frames.crypto + frames.path_challenge + frames.path_response + frames.new_connection_id;
         let windows = frames.max_data + frames.max_stream_data + frames.max_streams_bidi + frames.max_streams_uni;
-        frames.acks + frames.stream + frames.datagram + frames.ping + frames.retire_connection_id + rare + windows
+        let data = frames.stream + frames.datagram + frames.crypto;
+        Progress {
+            probing: frames.path_challenge + frames.path_response + frames.new_connection_id,
+            other: frames.acks + frames.ping + frames.retire_connection_id + windows + data,
+        }
     }
 
-    /// An authenticated packet came over the active path at `at` (the caller's seconds).
-    pub(crate) fn heard(&mut self, at: f64, now: Instant, news: &mut VecDeque<News>) {
+    /// An authenticated packet came over the active path at `at` (the caller's seconds): a probe, or another.
+    pub(crate) fn came(&mut self, since: Progress, at: f64, now: Instant, news: &mut VecDeque<News>) {
+        let progress = self.progress();
+        if progress != since {
+            self.reached = at;
+        }
+        if progress.other != since.other {
+            self.heard(at, now, news);
+        }
+    }
+
+    fn heard(&mut self, at: f64, now: Instant, news: &mut VecDeque<News>) {
         if let Some(log) = self.log.as_ref().filter(|_| self.proto.side().is_client()) {
             log.proven(now);
         }
@@ -88,7 +111,7 @@ impl Connection {
         }
     }
 
-    /// When the last authenticated packet came over the active path, in the caller's seconds.
+    /// When the last authenticated packet came over the active path that was more than a probe, in the caller's seconds.
     pub fn last_heard(&self) -> f64 {
         self.heard
     }
