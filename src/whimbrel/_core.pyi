@@ -226,6 +226,7 @@ class Connection:
     def bound_handshake(self, within: float, reason: str) -> None: ...  # else it ends: "late", with that reason
     def ping(self) -> None: ...
     def pin(self, interface: int, source: str, fresh_socket: bool) -> bool: ...  # moves; False: no spare connection ID
+    def rest(self, length: float) -> None: ...  # send nothing for so long, a move that follows included; 0 ends it
     def use_connected_socket(self, interface: int, source: str) -> bool: ...  # moves to a new connected socket
     # Both for the qlog alone, and nothing without one.
     def leaves_from(self, source: str) -> None: ...  # the address that the kernel has chosen

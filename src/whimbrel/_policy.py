@@ -108,6 +108,11 @@ ID_LOOK: Final = 0.1
 ANSWER_HEARD: Final = (2.0, 0.05)
 """After the peer's question over a new path, it takes our answer one round trip to bring something back; we wait for
 so many, and so long on top."""
+LONGEST_REST: Final = 0.015
+"""How long to send nothing when a slow path is left for a faster one: less than an acknowledgement may take anyway (25
+ms, RFC 9000 §18.2) …"""
+REST_MARGIN: Final = 0.003
+"""… and how much of it is for what is not known exactly."""
 PTO_FLOOR: Final = 0.05
 """A PTO below this says more about a short path than about how long a radio may nap."""
 REVIVAL: Final = (2.0, 15.0)
@@ -856,12 +861,19 @@ class MigrationPolicy:
         self._state = Settling(left if worked else None, now, now + patience)
         self._watch = Quiet()
         self._chosen = False
-        actions: list[Action] = [Migrate(self.active, reason)]
+        actions: list[Action] = [Migrate(self.active, reason, self._rest(route, facts) if worked else 0.0)]
         if proven:
             actions += self._arrived()
             if not self._settings.auto:
                 self._state = Steady()
         return actions
+
+    def _rest(self, route: Route, facts: Facts) -> float:
+        """What left over a slow path a moment ago arrives after the server has followed us to a fast one. That looks
+        like a move back, and costs a connection ID of ours to ask about (quic-go): it has four, and the next move needs
+        one. The server follows after one and a half round trips of the new path."""
+        late = facts.rtt / 2 - 1.5 * self._rtts.get(route, math.inf)
+        return min(late + REST_MARGIN, LONGEST_REST) if late > -REST_MARGIN else 0.0
 
     def _arrived(self) -> list[Action]:
         """The active path works; was it the one asked for?"""

@@ -6,7 +6,7 @@ themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from whimbrel._events import PathChange, Reason
@@ -148,6 +148,8 @@ class Migrate:
 
     route: Route
     reason: Reason
+    rest: float = field(default=0.0, compare=False)
+    """Send nothing for so long before, seconds: what was sent over the old path is to arrive first."""
 
 
 @dataclass(frozen=True, slots=True)

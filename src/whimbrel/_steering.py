@@ -332,6 +332,7 @@ class Steering:
     def _migrate(self, action: Migrate, now: float) -> None:
         route, old = action.route, self.path()
         heard = self._core.facts().heard
+        self._core.rest(action.rest)
         try:
             if self._settings.sockets == "connected":
                 fresh_id = self._core.use_connected_socket(route.index, route.source)

@@ -199,6 +199,24 @@ MUTANTS: Final = (
         "if facts.heard > -math.inf:",
     ),
     Mutant(
+        1,
+        "does not let what is under way arrive first",
+        "return min(late + REST_MARGIN, LONGEST_REST) if late > -REST_MARGIN else 0.0",
+        "return 0.0",
+    ),
+    Mutant(
+        1,
+        "rests though the path is as fast",
+        "if late > -REST_MARGIN else 0.0",
+        "if late > -math.inf else 0.0",
+    ),
+    Mutant(
+        2,
+        "rests though the old path is gone",
+        "self._rest(route, facts) if worked else 0.0",
+        "self._rest(route, facts)",
+    ),
+    Mutant(
         4,
         "waits in vain for a peer that lost our answer",
         "if facts.reached > settling.since and not settling.anew:",

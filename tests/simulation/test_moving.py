@@ -9,6 +9,7 @@ import pytest
 
 from tests.simulation.support import (
     BYTES,
+    CELLULAR,
     ROUND_TRIP,
     SETTLED,
     STEADY,
@@ -97,6 +98,22 @@ def test_wifi_that_appears_is_used_without_a_stall(simulate: Simulate, upload: b
     assert [move.reason for move in network.moves] == ["preferred"]
     assert not [packet for packet in cellular.packets if packet.time > SETTLED + 0.2]
     assert wifi.connection_ids.isdisjoint(cellular.connection_ids)
+
+
+@pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
+def test_what_left_over_the_slow_path_arrives_before_the_server_has_followed_to_the_fast_one(
+    simulate: Simulate, upload: bool
+) -> None:
+    network = simulate(limits=STEADY)
+    wifi, cellular = add_wifi(network, up=False), add_cellular(network)
+    _ = network.upload(BYTES) if upload else network.download(BYTES)
+    network.at(SETTLED, wifi.up)
+    network.run()
+    last = max(packet.time for packet in cellular.packets if packet.direction == "to_server")
+    first = min(packet.time for packet in wifi.packets if packet.direction == "to_server" and packet.time > last)
+    validated = first + 3 * WIFI  # asked, and answered
+    assert last + CELLULAR < validated
+    assert first < last + 0.020
 
 
 def test_data_move_to_wifi_only_when_the_server_has_answered_there(network: SimulatedNetwork) -> None:

@@ -118,6 +118,26 @@ def test_a_preferred_network_is_asked_while_the_data_stay_and_moved_to_when_it_a
     assert journey.policy.active == WIFI
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "rest"), [(0.040, 0.010, 0.008), (0.040, 0.012, 0.005), (0.040, 0.030, 0.0), (0.200, 0.010, 0.015)]
+)
+def test_a_slow_path_is_left_for_a_fast_one_with_a_rest_for_what_is_under_way(
+    old: float, new: float, rest: float
+) -> None:
+    journey = Journey(rtt=old)
+    journey.at(1.0, RoutesChanged((WIFI, CELLULAR)))
+    journey.at(1.01, ProbeAnswered(WIFI, new))
+    (move,) = journey.moves()
+    assert move.rest == pytest.approx(rest)
+
+
+def test_who_left_a_dead_path_does_not_rest() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, rtt=0.5)
+    journey.at(1.0, ProbeAnswered(CELLULAR, 0.01))
+    journey.at(1.1, RoutesChanged((CELLULAR,)))
+    assert [move.rest for move in journey.moves()] == [0.0]
+
+
 def test_a_network_that_the_kernel_does_not_prefer_is_no_reason_to_ask() -> None:
     assert Journey().at(1.0, RoutesChanged((CELLULAR, WIFI))) == []
 

@@ -1,6 +1,6 @@
 //! How the packets of a connection leave: by which socket, interface and source address.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use whimbrel_udp::Pin;
 
@@ -16,6 +16,8 @@ pub(crate) struct ActivePath {
     pub pin: Option<Pin>,
     /// Socket and pin before the last move.
     pub previous: Option<(u64, Option<Pin>)>,
+    /// Nothing is sent before this, on the engine's clock.
+    pub rests_until: Option<Instant>,
     pub moves: u64,
     pub send_errors: u64,
     /// The refusal that was reported last, until a packet gets out again.

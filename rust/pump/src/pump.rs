@@ -161,6 +161,7 @@ impl Pump {
                 blocked: HashMap::new(),
                 connects: false,
                 late: VecDeque::new(),
+                resting: Vec::new(),
                 traffic: Traffic::default(),
                 news: VecDeque::new(),
                 control_news: VecDeque::new(),
@@ -329,6 +330,15 @@ impl Pump {
         if let Some(connection) = state.engine.connection(number) {
             note(connection, now);
         }
+    }
+
+    /// Send nothing for so long; a move that follows takes it along. Zero ends such a rest.
+    pub fn rest(&self, number: u64, length: Duration) {
+        let mut state = self.lock();
+        let mut path = state.paths.get(number);
+        path.rests_until = (!length.is_zero()).then(|| state.clock.now() + length);
+        state.paths.insert(number, path);
+        state.engine.touch(number);
     }
 
     /// From now on packets leave by this interface and source address: the connection moves (RFC 9000 §9). With

@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub(crate) connects: bool,
     /// When to give back the sockets of connections whose clients have moved: connection, socket.
     pub(crate) late: VecDeque<(Instant, u64, u64)>,
+    /// Connections that have something to send, and when they may.
+    pub(crate) resting: Vec<(Instant, u64)>,
     pub(crate) traffic: Traffic,
     pub(crate) news: VecDeque<News>,
     pub(crate) control_news: VecDeque<News>,
@@ -155,11 +157,20 @@ impl State {
             return;
         }
         self.retry();
+        let now = self.clock.now();
+        for (_, number) in self.resting.extract_if(.., |(until, _)| *until <= now) {
+            self.engine.touch(number);
+        }
         let mut parked = Vec::new();
         while !self.is_stuck()
             && let Some(number) = self.engine.next_ready()
         {
             let path = self.paths.get(number);
+            if let Some(until) = path.rests_until.filter(|until| *until > now) {
+                self.engine.settle(number);
+                self.resting.push((until, number));
+                continue;
+            }
             if self.blocked.contains_key(&path.socket) {
                 parked.push(number);
                 continue;
@@ -418,7 +429,8 @@ impl State {
             return Some(self.clock.now());
         }
         let late = self.late.front().map(|&(when, _, _)| when);
-        self.engine.next_timeout().into_iter().chain(late).min()
+        let rested = self.resting.iter().map(|&(until, _)| until).min();
+        self.engine.next_timeout().into_iter().chain(late).chain(rested).min()
     }
 }
 

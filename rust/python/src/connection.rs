@@ -221,6 +221,12 @@ impl Connection {
         self.act(py, engine::Connection::ping)
     }
 
+    fn rest(&self, py: Python<'_>, length: f64) -> PyResult<()> {
+        let length = seconds(length)?;
+        py.detach(|| self.pump.rest(self.number, length));
+        Ok(())
+    }
+
     fn pin(&self, py: Python<'_>, interface: u32, source: String, fresh_socket: bool) -> PyResult<bool> {
         let to = pin((interface, source))?;
         Ok(py.detach(|| self.pump.pin(self.number, to, fresh_socket)).map_err(Error::from)?)
