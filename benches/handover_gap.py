@@ -135,7 +135,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--direction", action="append", choices=("down", "up", "both"), help="may be repeated (default: down)"
     )
-    parser.add_argument("--size", type=float, default=16, metavar="MB", help="of the file (default: 16)")
+    parser.add_argument("--size", type=float, default=60, metavar="MB", help="of the file (default: 60, as the demo)")
     parser.add_argument("--loss", type=float, metavar="PERCENT", help="on both radios (default: the demo's)")
     parser.add_argument("--json", metavar="FILE", help="append each run's results as a line of JSON")
     return parser.parse_args()

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from unittest import mock
@@ -204,6 +205,20 @@ async def test_a_challenge_is_echoed_once_and_in_a_full_datagram(certificates: C
         answers = [each for each in scribe.of(PATH_RESPONSE) if each.content == (b"question",)]
         assert len(answers) == 1
         assert answers[0].size >= FULL
+
+
+async def test_a_packet_that_only_asks_says_that_the_path_carries_and_no_more(certificates: Certificates) -> None:
+    """§9.1: who probes has not moved. What a client has to know of a server, both ends find out alike."""
+    async with connected(certificates) as (scribe, connection):
+        await until(lambda: time.monotonic() > connection._core.facts().heard + 0.020)
+        before = connection._core.facts()
+        scribe.send_challenge(b"question")
+        with mock.patch.object(scribe, "send", lambda datagram: None):  # It would acknowledge the answer.
+            await until(lambda: connection._core.facts().reached > before.reached)
+            assert connection._core.facts().heard == before.heard
+        scribe.send_frames(frame(PING))
+        await until(lambda: connection._core.facts().heard > before.heard)
+        assert connection._core.facts().reached == connection._core.facts().heard
 
 
 async def test_a_challenge_from_another_address_is_answered_there_and_moves_nothing(certificates: Certificates) -> None:
