@@ -16,11 +16,14 @@ from harness import Failed, Figures
 from measures import BARE, FLOOR, OURS
 from programs import _kinds
 from programs._files import DATAGRAM, Files
-from programs._work import STREAMS
+from programs._work import SMALL, STREAMS
 
-GROUPS = ("bulk", "mtu", "ping", "streams", "handshakes", "memory", "idle", "web")
+GROUPS = ("bulk", "mtu", "ping", "streams", "handshakes", "memory", "idle", "moves", "web")
 JUMBO = 8952
 """UDP payload of an Ethernet that carries 9000 bytes, and IPv6."""
+MOVES = {"no move": 0, "two moves": 2}
+MOVED = 75_000_000
+"""Bytes of a transfer in the laboratory: six seconds."""
 JUMBO_PEERS = ("quinn", "noq", "s2n-quic")
 """Those whose path MTU discovery can be told to go so far; that of ours and of quic-go ends at 1452."""
 
@@ -38,8 +41,7 @@ class Cell:
 def plan(args: argparse.Namespace, files: Files, stack: contextlib.ExitStack) -> Sequence[Cell]:
     """Return the cells of a round, in their order; say what is left out."""
     there = [kind for kind in _kinds.KINDS if _is_here(kind, args.without)]
-    web = [kind for kind in there if "HTTP" in kind.name]
-    kinds = [kind for kind in there if kind not in web]
+    kinds = [kind for kind in there if not kind.is_web]
     cells: list[Cell] = []
 
     def add(measure: str, kind: _kinds.Kind, count: int, datagram: int = DATAGRAM) -> None:
@@ -48,37 +50,59 @@ def plan(args: argparse.Namespace, files: Files, stack: contextlib.ExitStack) ->
         what = measure.partition(",")[0]
         cells.append(Cell(measure, kind.name, partial(work, kind.name, files, what, count, options, taking)))
 
-    if "bulk" in args.only:
-        bare = None if BARE in args.without else harness.obstacle("bare")
-        if bare is not None:
-            print(f"{BARE} is left out: {bare}", file=sys.stderr)
-        for measure in ("download", "upload"):
-            for kind in kinds:
-                add(measure, kind, _megabytes(args, kind))
-            if bare is None and BARE not in args.without:
-                cells.append(Cell(measure, BARE, partial(bare_loop, files, measure, args.size * 1_000_000)))
+    bare = None if BARE in args.without else harness.obstacle("bare")
+    if bare is not None:
+        print(f"{BARE} is left out: {bare}", file=sys.stderr)
+
+    def add_bare(measure: str, count: int, **options: int) -> None:
+        if bare is None and BARE not in args.without:
+            what = "requests" if measure == "streams" else measure
+            cells.append(Cell(measure, BARE, partial(bare_loop, files, what, count, options)))
+
+    for measure in ("download", "upload") if "bulk" in args.only else ():
+        for kind in kinds:
+            add(measure, kind, _megabytes(args, kind))
+        add_bare(measure, args.size * 1_000_000)
     if "mtu" in args.only:
         for kind in kinds:
             if kind.name == OURS or kind.name in JUMBO_PEERS:
                 add("download, MTU", kind, _megabytes(args, kind), JUMBO)
     for kind in kinds if "ping" in args.only else ():
         add("ping", kind, args.pings)
+    if "ping" in args.only:
+        add_bare("ping", args.pings)
     for kind in kinds if "streams" in args.only else ():
         if 0 < kind.streams < STREAMS:
             print(f"{kind.name} is left out of streams: it has no more than {kind.streams} at once", file=sys.stderr)
         else:
             add("streams", kind, args.requests // (1 if kind.is_fast else 10))
+    if "streams" in args.only:
+        add_bare("streams", args.requests, width=STREAMS, size=SMALL)
     for measure in ("handshakes", "first", "resumed", "early") if "handshakes" in args.only else ():
         for kind in kinds:
             if kind.resumes or measure not in ("resumed", "early"):
                 add(measure, kind, args.handshakes)
     if {"memory", "idle"} & set(args.only):
         cells += _standing_cells(args, files, kinds)
-    if "web" in args.only and web:
-        caddy = stack.enter_context(harness.caddy(files, {1, *[_megabytes(args, kind) for kind in web]}))
-        for kind in web:
-            cells.append(Cell("web", kind.name, partial(download, kind.name, files, caddy, _megabytes(args, kind))))
+    if "moves" in args.only and (kind := next((kind for kind in kinds if kind.name == OURS), None)):
+        cells += [Cell(name, kind.name, partial(moving, files, number)) for name, number in MOVES.items()]
+    if "web" in args.only and (web := [kind for kind in there if kind.is_web]):
+        cells += _web_cells(args, files, web, stack)
     return cells
+
+
+def _web_cells(
+    args: argparse.Namespace, files: Files, kinds: Sequence[_kinds.Kind], stack: contextlib.ExitStack
+) -> Sequence[Cell]:
+    """Clients of one server, which is somebody else's."""
+    caddy = stack.enter_context(harness.caddy(files, {1, SMALL, *[_megabytes(args, kind) for kind in kinds]}))
+
+    def cell(measure: str, kind: _kinds.Kind, what: str, count: int) -> Cell:
+        return Cell(measure, kind.name, partial(of_caddy, kind, files, caddy, what, count))
+
+    downloads = [cell("web", kind, "download", _megabytes(args, kind)) for kind in kinds if kind.loop == "asyncio"]
+    side_by_side = [kind for kind in kinds if kind.streams >= STREAMS]
+    return downloads + [cell("requests", kind, "streams", args.requests // 4) for kind in side_by_side]
 
 
 def _is_here(kind: _kinds.Kind, without: Sequence[str]) -> bool:
@@ -131,22 +155,30 @@ def work(
     return run | {"count": count, "server_cpu": _used(before, after)}
 
 
-def bare_loop(files: Files, what: str, count: int) -> Figures:
+def bare_loop(files: Files, what: str, count: int, options: dict[str, int]) -> Figures:
     """A loop over the engine with the settings of ours, and nothing else."""
     with harness.bare_server(files) as server:
         before = server.usage()
-        run = _asked(harness.bare_client(files, server.port, what, count))
+        run = _asked(harness.bare_client(files, server.port, what, count, **options))
         after = server.usage()
     return run | {"count": count, "server_cpu": _used(before, after)}
 
 
-def download(kind: str, files: Files, caddy: tuple[int, int], count: int) -> Figures:
+def of_caddy(kind: _kinds.Kind, files: Files, caddy: tuple[int, int], what: str, count: int) -> Figures:
     """One client, and a server that is there already."""
     port, process = caddy
     before = harness.processor_times(process)
-    run = _asked(harness.client(kind, files, port, "download", count))
+    run = _asked(harness.client(kind.name, files, port, what, count))
     used = _used(before, harness.processor_times(process))
     return run | {"count": count, "server_cpu": used, "standing": used}
+
+
+def moving(files: Files, moves: int) -> Figures:
+    """A transfer in the laboratory."""
+    run = _asked(harness.moves(files, MOVED, moves))
+    if run["moves"] != moves:
+        raise Failed(f"the connection moved {run['moves']} times, not {moves}")
+    return run | {"count": MOVED}
 
 
 def _asked(process: harness.Process) -> Figures:
@@ -223,7 +255,7 @@ def _rest(server: harness.Server, connect: Connect, count: int) -> Figures:
 def _clients(kind: _kinds.Kind | None, files: Files, port: int) -> Iterator[Connect]:
     """Return a function that opens so many connections more, all from processes that are not the server's."""
     with contextlib.ExitStack() as stack:
-        if kind is None or kind.streams:
+        if kind is None or kind.crowd:
             crowd = stack.enter_context(harness.crowd(files, port))
             yield lambda count: crowd.ask(f"connect {count} {WIDTH}")
             return

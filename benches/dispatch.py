@@ -117,7 +117,7 @@ def main() -> int:
         if args.picture is not None:
             draw(samples, args.picture)
         if args.document is not None:
-            fill_in(args.document, "\n".join(told(samples)))
+            harness.fill_in(args.document, __file__, "\n".join(told(samples)))
     except KeyboardInterrupt:
         print("dispatch: interrupted", file=sys.stderr)
     except (OSError, ValueError, Failed) as error:
@@ -258,9 +258,6 @@ def kernel_memory() -> float:
 # What is told ---------------------------------------------------------------------------------------------------------
 
 
-BEGIN, END = "<!-- figures: by benches/dispatch.py -->", "<!-- end of figures -->"
-
-
 def told(samples: list[Sample]) -> Iterable[str]:
     """Return, for each measure, both ways and their ratio by the number of connections."""
     counts = sorted({sample["connections"] for sample in samples})
@@ -281,15 +278,6 @@ def told(samples: list[Sample]) -> Iterable[str]:
     yield harness.table(["for each connection, request or move", "", "", *heads], rows) + "\n"
     rounds = max(sample["round"] for sample in samples)
     yield f"Median (least–most) of {rounds} rounds. {harness.described_machine(samples)}."
-
-
-def fill_in(document: Path, text: str) -> None:
-    """Put the text where the document has room for it."""
-    before, begin, rest = document.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise Failed(f"{document} has no place for figures: {BEGIN} and {END}")
-    document.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def kernel_table(samples: list[Sample], counts: list[int], titles: list[str]) -> str:

@@ -174,6 +174,12 @@ def floor(files: Files) -> Iterator[Server]:
         yield Server(process)
 
 
+def moves(files: Files, count: int, moves: int) -> Process:
+    """Start a transfer in the laboratory; it says how long it took."""
+    argv = [sys.executable, "-m", "programs._moves", str(files.folder), str(count), str(moves)]
+    return Process("the transfer in the laboratory", argv)
+
+
 @contextlib.contextmanager
 def bare_server(files: Files) -> Iterator[Server]:
     """Run a loop over the engine, with our settings, as a server."""
@@ -183,10 +189,11 @@ def bare_server(files: Files) -> Iterator[Server]:
         yield Server(process)
 
 
-def bare_client(files: Files, port: int, work: str, count: int) -> Process:
+def bare_client(files: Files, port: int, work: str, count: int, **options: int) -> Process:
     """Start the same as a client; it says what it did when it has done it."""
     argv = [builds.path("bare"), "--server", f"{HOST}:{port}", "--alpn", ALPN]
     argv += ["--cafile", str(files.authority), "--work", work, "--count", str(count), *_settings(90.0)]
+    argv += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return Process("the bare client", argv)
 
 
@@ -237,7 +244,7 @@ def caddy(files: Files, sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
 	auto_https off
 	admin off
 	servers {{
-		protocols h1 h3
+		protocols h1 h2 h3
 	}}
 }}
 https://{HOST}:{port} {{
@@ -360,6 +367,16 @@ def spread(values: Sequence[float]) -> str:
 def significant(value: float) -> str:
     """Return three digits or so."""
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def fill_in(document: Path, bench: str, text: str) -> None:
+    """Put the text where the document has room for a bench's figures."""
+    begin, end = f"<!-- figures: by benches/{Path(bench).name} -->", "<!-- end of figures -->"
+    before, found, rest = document.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise Failed(f"{document} has no place for figures: {begin} and {end}")
+    document.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def _program(side: str, kind: str) -> list[str]:

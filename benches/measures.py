@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import harness
 from harness import Figures, significant, spread
@@ -26,14 +26,18 @@ class Measure:
     unit: str
     value: Callable[[Figures], float]
     more_is_better: bool = True
-    per: str = ""
-    """What processor seconds are counted for; none: they are not."""
+    per: Literal["GB", "each", ""] = ""
+    """What a processor's time is counted for: seconds a GB, microseconds each; none: it is not."""
     of: str = ""
     """The cells that give it, if they are another measure's."""
 
 
 def _rate(run: Figures) -> float:
     return run["count"] / run["seconds"]
+
+
+def _seconds(run: Figures) -> float:
+    return run["seconds"]
 
 
 def _bits(run: Figures) -> float:
@@ -51,16 +55,16 @@ MEASURES = {
         "p50 us",
         lambda run: run["p50"] * 1e6,
         more_is_better=False,
-        per="1000",
+        per="each",
     ),
     "ping, p99": Measure("The same, p99", "p99 us", lambda run: run["p99"] * 1e6, more_is_better=False, of="ping"),
     "streams": Measure(
         "Requests and answers of 1 KiB, 100 at once, each on a new stream; over TCP on 100 connections",
         "a second",
         _rate,
-        per="1000",
+        per="each",
     ),
-    "handshakes": Measure("Full handshakes, one after the other", "a second", _rate, per="1000"),
+    "handshakes": Measure("Full handshakes, one after the other", "a second", _rate, per="each"),
     "first": Measure("First answers, each after a full handshake, one after the other", "a second", _rate),
     "resumed": Measure("First answers, each after a resumed handshake", "a second", _rate),
     "early": Measure("First answers, each to a request in the first packet (0-RTT)", "a second", _rate),
@@ -76,7 +80,10 @@ MEASURES = {
         lambda run: run["server_cpu"] / run["seconds"] * 100,
         more_is_better=False,
     ),
-    "web": Measure("HTTP/3 download from Caddy", "Gbit/s", _bits, per="GB"),
+    "no move": Measure("A transfer in the laboratory, which stays where it is", "s", _seconds, more_is_better=False),
+    "two moves": Measure("The same, which moves to the other radio and back", "s", _seconds, more_is_better=False),
+    "web": Measure("HTTP download from Caddy", "Gbit/s", _bits, per="GB"),
+    "requests": Measure("Files of 1 KiB from Caddy, 100 at once on one connection", "a second", _rate, per="each"),
 }
 
 
@@ -119,21 +126,26 @@ BARS = (
     Bar("memory", f"{OURS}, wildcard", FLOOR, 1.2),
     Bar("memory", f"{OURS}, wildcard", None, 60.0, is_aim=True),
     Bar("idle", OURS, None, 2.0),
+    Bar("two moves", OURS, OURS, 1.05, than="no move"),
     Bar("web", WEB, "aioquic HTTP/3", 10.0),
 )
 
 
-def tell(samples: Samples) -> int:
-    """Print tables, ratios and bars. Return 1 if a bar was missed, else 0."""
+def told(samples: Samples) -> tuple[str, bool]:
+    """Return what is asked and whether it was met, then all the tables; and whether a bar was missed."""
+    rows = [_bar_row(bar, samples) for bar in BARS]
+    parts = [f"### What is asked\n\n{harness.table(['', '', 'asked', 'measured', ''], rows)}"]
     for name, measure in MEASURES.items():
         runs = {program: group for (what, program), group in samples.items() if what == name}
         if runs:
-            print(f"### {measure.title}\n\n{_measure_table(name, measure, runs)}\n")
-    print(f"### Ours beside each peer: how many times better\n\n{_ratio_table(samples)}\n")
-    rows = [_bar_row(bar, samples) for bar in BARS]
-    print(f"### What is asked\n\n{harness.table(['', '', 'asked', 'measured', ''], rows)}\n")
-    print(harness.described_machine([sample for group in samples.values() for sample in group]) + ".")
-    return int(any(verdict == MISSED for *_, verdict in rows))
+            parts.append(f"### {measure.title}\n\n{_measure_table(name, measure, runs)}")
+    parts.append(f"### Ours beside each peer: how many times better\n\n{_ratio_table(samples)}")
+    runs_of_all = [sample for group in samples.values() for sample in group]
+    versions = "; ".join(dict.fromkeys(sample["versions"] for sample in runs_of_all))
+    rounds = sorted({len(group) for group in samples.values()})
+    counts = " to ".join(str(count) for count in dict.fromkeys((rounds[0], rounds[-1])))
+    parts.append(f"Medians of {counts} rounds: {versions}. {harness.described_machine(runs_of_all)}.")
+    return "\n\n".join(parts), any(verdict == MISSED for *_, verdict in rows)
 
 
 MET, MISSED, UNKNOWN = "met", "MISSED", "not measured"
@@ -160,13 +172,14 @@ def _measure_table(name: str, measure: Measure, runs: Mapping[str, Sequence[dict
     also = {each: other for each, other in MEASURES.items() if other.of == name}
     head = ["", f"{measure.unit}, median (min–max)", *[other.unit for other in also.values()]]
     if measure.per:
-        head += [f"client CPU s per {measure.per}", f"server CPU s per {measure.per}"]
+        cost = "s a GB" if measure.per == "GB" else "us each"
+        head += [f"client CPU {cost}", f"server CPU {cost}"]
     head.append("runs")
     rows = []
     for program, group in runs.items():
         row = [program, *[spread([each.value(run) for run in group]) for each in (measure, *also.values())]]
         if measure.per:
-            unit = 1e9 if measure.per == "GB" else 1e3
+            unit = 1e9 if measure.per == "GB" else 1e6
             for side in ("cpu", "server_cpu"):
                 costs = [run[side] / run["count"] * unit for run in group if side in run]
                 row.append(significant(statistics.median(costs)) if costs else "")

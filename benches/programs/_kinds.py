@@ -54,6 +54,10 @@ class Kind:
     """Whether as much work may be given to it as to others."""
     resumes: bool = False
     """Whether the program can resume sessions."""
+    crowd: bool = True
+    """Whether the crowd in Rust can be the clients of a server of this kind."""
+    is_web: bool = False
+    """Whether it is a client of HTTP, and no server."""
     native: str | None = None
     """A program that is compiled, with the same command line but for this kind's name; it has no module."""
 
@@ -77,10 +81,15 @@ KINDS = (
     Kind("aioquic", "_aioquic", ("aioquic",), library="aioquic", resumes=True, is_fast=False),
     # It raises at the peer's limit instead of waiting, and the credit for another comes too late.
     Kind("qh3", "_aioquic", ("qh3",), library="qh3", streams=50, is_fast=False),
-    Kind("TLS asyncio", "_tls", streams=0),
-    Kind("TLS blocking", "_tls_blocking", loop="none", streams=0),
-    Kind("whimbrel HTTP/3", "_web", ("whimbrel",), library="whimbrel"),
-    Kind("aioquic HTTP/3", "_web", ("aioquic",), library="aioquic", is_fast=False),
+    Kind("pywebtransport", "_webtransport", ("pywebtransport",), crowd=False),
+    Kind("TLS asyncio", "_tls", streams=0, crowd=False),
+    Kind("TLS blocking", "_tls_blocking", loop="none", streams=0, crowd=False),
+    Kind("whimbrel HTTP/3", "_web", ("whimbrel",), library="whimbrel", is_web=True),
+    Kind("whimbrel with httpx", "_httpx", ("whimbrel", "httpx"), library="whimbrel", is_web=True),
+    # One request at a time: nobody has written more for it.
+    Kind("aioquic HTTP/3", "_web", ("aioquic",), library="aioquic", streams=1, is_fast=False, is_web=True),
+    Kind("httpx HTTP/2", "_httpx", ("httpx", "h2"), library="httpx", is_web=True),
+    Kind("pycurl HTTP/3", "_curl", ("pycurl",), loop="none", is_web=True),
 )
 
 

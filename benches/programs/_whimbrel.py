@@ -23,16 +23,20 @@ async def serve(files: Files, accepted: Callable[[], None], **options: Any) -> A
     if "max_connections" in options:
         options["limits"] = whimbrel.Limits(max_connections=options.pop("max_connections"))
 
-    async def attend(connection: whimbrel.Connection) -> None:
+    async def counted(connection: whimbrel.Connection) -> None:
         accepted()
-        async with asyncio.TaskGroup() as group:
-            async for stream in connection.streams():
-                assert isinstance(stream, whimbrel.Stream), "the clients open no others"
-                group.create_task(answer(stream))
+        await attend(connection)
 
     cert = (files.certificate, files.key)
-    async with whimbrel.serve(attend, HOST, cert=cert, alpn=ALPN, **options) as server:
+    async with whimbrel.serve(counted, HOST, cert=cert, alpn=ALPN, **options) as server:
         yield server.addresses[0][1]
+
+
+async def attend(connection: whimbrel.Connection) -> None:
+    async with asyncio.TaskGroup() as group:
+        async for stream in connection.streams():
+            assert isinstance(stream, whimbrel.Stream), "the clients open no others"
+            group.create_task(answer(stream))
 
 
 async def answer(stream: whimbrel.Stream) -> None:

@@ -127,7 +127,9 @@ async def _streams(kind: Kind, program: Program, files: Files, port: int, count:
             await client.exchange(1, 1)
         shares = [count // STREAMS + (number < count % STREAMS) for number in range(STREAMS)]
         watch = Watch()
-        if kind.loop == "none":
+        if hasattr(clients[0], "side_by_side"):
+            clients[0].side_by_side(count, STREAMS, SMALL)
+        elif kind.loop == "none":
             _in_threads(kind, clients, shares)
         else:
             async with asyncio.TaskGroup() as group:
