@@ -9,19 +9,20 @@ Figures are the server's own processor time, its memory, and the kernel's; what 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import harness
+import report
 from harness import Failed, Figures, Machine, Process, Server, significant, spread
 from programs._files import Files
 
@@ -156,13 +157,18 @@ def run(args: argparse.Namespace) -> Iterable[Sample]:
         for number, count in itertools.product(range(args.rounds), args.connections):
             turns = [("server", way, one) for way in args.ways] + [("kernel", way, kernel) for way in KERNEL_WAYS]
             for what, way, measure in turns:
-                # A server leaves an eighth of its descriptors alone; then it goes on by its wildcard socket.
-                if way != "wildcard" and count + SPARE > harness.descriptor_limit() * 7 // 8:
+                if not fits(way, count):
                     print(f"{way} with {count} is left out: there are not as many descriptors", file=sys.stderr)
                     continue
                 machine = Machine()
                 figures = measure(args, files, way, count) | machine.load()
                 yield note(args, figures, what, way, count, number)
+
+
+def fits(way: str, count: int) -> bool:
+    """Whether there are descriptors for so many."""
+    # A server leaves an eighth of its descriptors alone; then it goes on by its wildcard socket.
+    return way == "wildcard" or count + SPARE <= harness.descriptor_limit() * 7 // 8
 
 
 def note(args: argparse.Namespace, figures: Sample, what: str, way: str, count: int, number: int) -> Sample:
@@ -184,30 +190,42 @@ def note(args: argparse.Namespace, figures: Sample, what: str, way: str, count: 
 
 def one(args: argparse.Namespace, files: Files, way: str, count: int) -> Sample:
     """Measure one server with so many clients: the set-up, requests, bulk, moves."""
+    with running(files, way, count) as (server, crowd):
+        return measured(args, server, crowd, way, count)
+
+
+@contextlib.contextmanager
+def running(files: Files, way: str, count: int) -> Iterator[tuple[Server, Process]]:
+    """Run a server for so many clients, and who makes them."""
     options: dict[str, Any] = {"sockets": way, "idle_timeout": harness.IDLE_TIMEOUT, "max_connections": count + SPARE}
+    with harness.server(SERVER, files, **options) as server, harness.crowd(files, server.port) as crowd:
+        yield server, crowd
+
+
+def measured(args: argparse.Namespace, server: Server, crowd: Process, way: str, count: int) -> Sample:
+    """Let so many clients come, and work."""
     first = min(5, count // 2)
     size = args.size * 1_000_000 // STREAMS
-    with harness.server(SERVER, files, **options) as server, harness.crowd(files, server.port) as crowd:
-        meter = Meter(server, crowd)
-        # So that what a server does once in its life is not counted.
-        crowd.ask(f"connect {first} {first}")
-        server.wait_for(first)
-        before = server.settle()
-        caches, descriptors = kernel_memory(), server.descriptors()
-        setup = meter.measure(f"connect {count - first} {HANDSHAKES}")
-        after = server.wait_for(count)
-        memory = {
-            "count": count - first,
-            "resident": after["memory"] - before["memory"],
-            "kernel": kernel_memory() - caches,
-            "descriptors": server.descriptors() - descriptors,
-        }
-        if way == "connected" and memory["descriptors"] < count - first:
-            raise Failed(f"{count - first} clients have {memory['descriptors']:.0f} sockets")
-        requests = meter.measure(f"exchange {args.requests} {WIDTH} 1 1")
-        download = meter.measure(f"exchange {STREAMS} {STREAMS} 0 {size}") | {"bytes": size * STREAMS}
-        upload = meter.measure(f"exchange {STREAMS} {STREAMS} {size} 1") | {"bytes": size * STREAMS}
-        moves = meter.measure(f"move {min(count, 1000)} {MOVES}")
+    meter = Meter(server, crowd)
+    # So that what a server does once in its life is not counted.
+    crowd.ask(f"connect {first} {first}")
+    server.wait_for(first)
+    before = server.settle()
+    caches, descriptors = kernel_memory(), server.descriptors()
+    setup = meter.measure(f"connect {count - first} {HANDSHAKES}")
+    after = server.wait_for(count)
+    memory = {
+        "count": count - first,
+        "resident": after["memory"] - before["memory"],
+        "kernel": kernel_memory() - caches,
+        "descriptors": server.descriptors() - descriptors,
+    }
+    if way == "connected" and memory["descriptors"] < count - first:
+        raise Failed(f"{count - first} clients have {memory['descriptors']:.0f} sockets")
+    requests = meter.measure(f"exchange {args.requests} {WIDTH} 1 1")
+    download = meter.measure(f"exchange {STREAMS} {STREAMS} 0 {size}") | {"bytes": size * STREAMS}
+    upload = meter.measure(f"exchange {STREAMS} {STREAMS} {size} 1") | {"bytes": size * STREAMS}
+    moves = meter.measure(f"move {min(count, 1000)} {MOVES}")
     return {
         "setup": setup,
         "memory": memory,
@@ -347,22 +365,14 @@ def draw(samples: list[Sample], path: Path) -> None:
             title: kernel_ratios(samples, name) for name, (where, title) in KERNEL_LINES.items() if where == group
         }
         for title, ratios in lines.items():
-            found = {count: ratio for count, ratio in sorted(ratios.items()) if ratio}
-            if not found:
-                raise Failed("there is nothing to draw: no round has both ways")
-            middle = [statistics.median(values) for values in found.values()]
-            (line,) = axis.plot(list(found), middle, marker="o", markersize=4, label=title)
-            least, most = [min(values) for values in found.values()], [max(values) for values in found.values()]
-            axis.fill_between(list(found), least, most, color=line.get_color(), alpha=0.15, linewidth=0)
+            report.curve(axis, title, ratios)
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set(title=titles[group], xscale="log", ylim=(0, None))
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     figure.supxlabel("connections")
     figure.supylabel("wildcard ÷ connected: below 1 the wildcard socket takes less")
-    for ending in (".svg", ".png"):
-        metadata = {"Date": None} if ending == ".svg" else {"Software": None}
-        figure.savefig(path.with_suffix(ending), metadata=metadata, dpi=120)
+    report.save(figure, path)
 
 
 if __name__ == "__main__":
