@@ -152,10 +152,10 @@ class Line:
         except BaseException:
             if waiter.done() and not waiter.cancelled():
                 self.wake()
-            raise
-        finally:
-            if waiter in self._waiting:
+            # Only here: who was woken has left the list, and to look for each would take longer the more wait.
+            elif waiter in self._waiting:
                 self._waiting.remove(waiter)
+            raise
 
     def wake(self) -> None:
         """Wake the first."""
