@@ -218,6 +218,11 @@ impl ClientConfig {
         Ok(Self { inner, transports })
     }
 
+    /// Bytes that a peer may send before they are read, on all streams.
+    pub(crate) fn window(&self) -> u64 {
+        self.transports.settings.connection_window
+    }
+
     /// For one connection, with the log that it writes.
     pub(crate) fn for_connection(&self, now: Instant) -> Result<(quinn_proto::ClientConfig, Option<Log>), ConfigError> {
         // RFC 9000 §7.2: unpredictable, and at least 8 bytes.
@@ -333,6 +338,11 @@ impl ServerConfig {
         let id_length = if options.worker.is_some() { ID_LENGTH } else { options.id_length };
         let (reset_key, worker) = (options.reset_key, options.worker);
         Ok(Self { inner: Arc::new(inner), id_length, reset_key, worker, transports })
+    }
+
+    /// As of a client.
+    pub(crate) fn window(&self) -> u64 {
+        self.transports.settings.connection_window
     }
 
     /// What its endpoint goes by.

@@ -4,6 +4,7 @@ mod ended;
 mod facts;
 mod handshake;
 mod moving;
+mod pieces;
 mod streams;
 mod terms;
 
@@ -22,7 +23,11 @@ pub use self::{
     facts::Facts,
     streams::{Read, StreamFailure},
 };
-use self::{streams::Halves, terms::PeerTerms};
+use self::{
+    pieces::{MANY, Pieces},
+    streams::Halves,
+    terms::PeerTerms,
+};
 use crate::{
     allowance::{Allowance, Verdict},
     early::EarlyStreams,
@@ -71,6 +76,11 @@ pub struct Connection {
     streams: HashMap<u64, Halves>,
     /// How streams ended whose last bytes were just handed out.
     tails: HashMap<u64, Result<Read, StreamFailure>>,
+    /// Streams that are not read in order from the engine.
+    pieces: HashMap<u64, Pieces>,
+    /// What the peer may send before it is read, on all streams; and as far as pieces leave room for it.
+    window: u64,
+    granted: u64,
     terms: PeerTerms,
     heard: f64,
     reached: f64,
@@ -100,7 +110,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(number: u64, handle: ConnectionHandle, proto: quinn_proto::Connection, log: Option<Log>) -> Self {
+    /// `window`: what the peer may send before it is read, on all streams.
+    pub(crate) fn new(
+        number: u64,
+        handle: ConnectionHandle,
+        proto: quinn_proto::Connection,
+        window: u64,
+        log: Option<Log>,
+    ) -> Self {
         let peer = PeerPath::new(proto.remote_address());
         let early = (proto.side().is_client() && proto.has_0rtt()).then(EarlyStreams::default);
         Self {
@@ -118,6 +135,9 @@ impl Connection {
             number,
             streams: HashMap::new(),
             tails: HashMap::new(),
+            pieces: HashMap::new(),
+            window,
+            granted: window,
             terms: PeerTerms::default(),
             heard: f64::NEG_INFINITY,
             reached: f64::NEG_INFINITY,
@@ -322,9 +342,15 @@ impl Connection {
                     }
                     StreamEvent::Readable { id } => {
                         // The engine says so for each frame; once until the next read is enough.
-                        let told = self.streams.get_mut(&id.into()).map(|halves| &mut halves.told_readable);
-                        if told.is_some_and(|told| std::mem::replace(told, true)) {
-                            continue;
+                        if let Some(halves) = self.streams.get_mut(&id.into()) {
+                            let told = std::mem::replace(&mut halves.told_readable, true);
+                            halves.unread = halves.unread.saturating_add(1);
+                            if halves.receiving && halves.dry && halves.unread >= MANY {
+                                self.take_out(id);
+                            }
+                            if told {
+                                continue;
+                            }
                         }
                         (Kind::Readable, id.into())
                     }

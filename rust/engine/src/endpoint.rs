@@ -140,11 +140,11 @@ impl Endpoint {
         remote: SocketAddr,
         name: &str,
     ) -> Result<u64, ConnectError> {
-        let name = server_name(name);
+        let (name, window) = (server_name(name), config.window());
         let (config, log) = config.for_connection(now).map_err(|error| ConnectError(error.to_string()))?;
         let (handle, connection) =
             self.proto.connect(now, config, remote, &name).map_err(|error| ConnectError(error.to_string()))?;
-        Ok(self.adopt(handle, connection, log))
+        Ok(self.adopt(handle, connection, window, log))
     }
 
     /// The clock that `now` is read from has stood still for so long.
@@ -154,10 +154,16 @@ impl Endpoint {
         }
     }
 
-    fn adopt(&mut self, handle: ConnectionHandle, connection: quinn_proto::Connection, log: Option<Log>) -> u64 {
+    fn adopt(
+        &mut self,
+        handle: ConnectionHandle,
+        connection: quinn_proto::Connection,
+        window: u64,
+        log: Option<Log>,
+    ) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        self.connections.insert(number, Connection::new(number, handle, connection, log));
+        self.connections.insert(number, Connection::new(number, handle, connection, window, log));
         self.numbers.insert(handle, number);
         self.touch(number);
         number
@@ -283,7 +289,8 @@ impl Endpoint {
                     log.found_at(Ends { local, remote: source }, now);
                     log.received(&Came { length, source, local: None, active: true, addressed: None }, source, now);
                 }
-                let number = self.adopt(handle, connection, log);
+                let window = self.server.as_ref().map_or(0, ServerConfig::window);
+                let number = self.adopt(handle, connection, window, log);
                 let standing = Standing::Handshaking { forgeable };
                 self.tally.entered(standing);
                 self.newcomers.push_back((now + PATIENCE, number));

@@ -30,6 +30,12 @@ pub(super) struct Halves {
     pub(super) sending: bool,
     pub(super) background: bool,
     pub(super) told_readable: bool,
+    /// How far the application has read.
+    pub(super) read: u64,
+    /// Frames that came and were not read, nearly.
+    pub(super) unread: u32,
+    /// When it was read last, nothing was there to read.
+    pub(super) dry: bool,
 }
 
 impl Connection {
@@ -70,13 +76,17 @@ impl Connection {
         if let Some(halves) = self.streams.get_mut(&id) {
             halves.told_readable = false;
         }
+        if self.pieces.contains_key(&id) {
+            return self.read_pieces(stream, limit, take);
+        }
         let mut source = self.proto.recv_stream(stream);
         let mut chunks = source.read(true).map_err(|_| StreamFailure::Closed)?;
-        let mut taken = 0;
+        let (mut taken, mut count) = (0, 0);
         let result = loop {
             match chunks.next(limit - taken) {
                 Ok(Some(chunk)) => {
                     taken += chunk.bytes.len();
+                    count += 1;
                     take(chunk.bytes);
                     if taken == limit {
                         break Ok(Read::Bytes(taken));
@@ -88,6 +98,11 @@ impl Connection {
             }
         };
         let _ = chunks.finalize();
+        if let Some(halves) = self.streams.get_mut(&id) {
+            halves.read += taken as u64;
+            halves.unread = halves.unread.saturating_sub(count);
+            halves.dry = taken == 0;
+        }
         let ended = matches!(result, Ok(Read::End) | Err(_));
         if ended {
             self.received_all(id);
@@ -143,6 +158,9 @@ impl Connection {
             return Ok(());
         }
         self.received_all(id);
+        if self.drop_pieces(id) {
+            return Ok(());
+        }
         self.settle_early();
         if self.early.as_mut().is_some_and(|early| early.stop(id, code)) {
             return Ok(());
@@ -200,7 +218,7 @@ impl Connection {
         if ours { Ok(stream) } else { Err(StreamFailure::Closed) }
     }
 
-    fn received_all(&mut self, id: u64) {
+    pub(super) fn received_all(&mut self, id: u64) {
         if let Some(halves) = self.streams.get_mut(&id) {
             halves.receiving = false;
             if !halves.sending {
