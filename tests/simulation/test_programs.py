@@ -11,6 +11,7 @@ import pytest
 import whimbrel
 from tests.simulation.support import CELLULAR, add_cellular, add_wifi
 from whimbrel import http
+from whimbrel._stream_base import SendingHalf
 
 if TYPE_CHECKING:
     from whimbrel.testing import SimulatedNetwork
@@ -55,6 +56,34 @@ def test_a_program_takes_virtual_time(network: SimulatedNetwork) -> None:
     assert times == pytest.approx([2 * CELLULAR] * 3, abs=0.010)
     assert network.now > 3 * 3600
     assert time.monotonic() - begun < 60
+
+
+def test_writers_who_wait_for_room_are_not_all_woken_for_a_little_of_it(
+    network: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each acknowledgement makes room for some bytes, and hundreds may wait for it."""
+    add_cellular(network)
+    files, count, size = network.certificate, 200, 10_000
+    limits = whimbrel.Limits(max_streams=count, send_buffer=32 << 10)
+    tries = list[int]()
+    write = SendingHalf._try_write
+
+    def try_write(half: SendingHalf, data: bytes | memoryview) -> int:
+        tries.append(write(half, data))
+        return tries[-1]
+
+    async def program() -> list[bytes]:
+        async with (
+            whimbrel.serve(echo, port=PORT, cert=(files.chain, files.key), alpn="echo", limits=limits),
+            whimbrel.connect(network.name, PORT, alpn="echo", verify=files.authority, limits=limits) as connection,
+        ):
+            monkeypatch.setattr(SendingHalf, "_try_write", try_write)
+            what = bytes(size)
+            return await asyncio.gather(*(ask(connection, what) for _ in range(count)))
+
+    assert network.run(program()) == [bytes(size)] * count
+    refused = tries.count(0)
+    assert refused < 8 * (len(tries) - refused)
 
 
 def test_a_program_is_moved_and_told(network: SimulatedNetwork) -> None:

@@ -5,6 +5,7 @@ mod facts;
 mod handshake;
 mod moving;
 mod pieces;
+mod room;
 mod streams;
 mod terms;
 
@@ -25,6 +26,7 @@ pub use self::{
 };
 use self::{
     pieces::{MANY, Pieces},
+    room::Room,
     streams::Halves,
     terms::PeerTerms,
 };
@@ -78,6 +80,7 @@ pub struct Connection {
     tails: HashMap<u64, Result<Read, StreamFailure>>,
     /// Streams that are not read in order from the engine.
     pieces: HashMap<u64, Pieces>,
+    room: Room,
     /// What the peer may send before it is read, on all streams; and as far as pieces leave room for it.
     window: u64,
     granted: u64,
@@ -136,6 +139,7 @@ impl Connection {
             streams: HashMap::new(),
             tails: HashMap::new(),
             pieces: HashMap::new(),
+            room: Room::default(),
             window,
             granted: window,
             terms: PeerTerms::default(),
@@ -212,12 +216,13 @@ impl Connection {
     /// When to be called at the latest.
     pub(crate) fn deadline(&mut self) -> Option<Instant> {
         let bound = self.bound.as_ref().filter(|_| self.proto.is_handshaking()).map(|&(until, _)| until);
-        self.proto.poll_timeout().into_iter().chain(bound).min()
+        self.proto.poll_timeout().into_iter().chain(bound).chain(self.room.deadline()).min()
     }
 
     /// The deadline has come.
     pub(crate) fn expire(&mut self, now: Instant, news: &mut VecDeque<News>) {
         self.proto.handle_timeout(now);
+        self.stirred(now);
         self.expired = self.proto.side().is_client();
         if self.proto.is_handshaking()
             && let Some((_, reason)) = self.bound.take_if(|(until, _)| *until <= now)
@@ -331,7 +336,10 @@ impl Connection {
                     StreamEvent::Writable { id } if self.early.as_ref().is_some_and(|it| it.holds(id.into())) => {
                         continue;
                     }
-                    StreamEvent::Writable { id } => (Kind::Writable, id.into()),
+                    StreamEvent::Writable { id } => {
+                        self.await_room(id.into());
+                        continue;
+                    }
                     StreamEvent::Finished { id } => {
                         self.sent_all(id.into());
                         (Kind::Finished, id.into())
@@ -358,6 +366,7 @@ impl Connection {
             };
             news.push_back(News { connection: self.number, kind, value });
         }
+        self.tell_room(news);
         for value in self.writable.drain(..) {
             news.push_back(News { connection: self.number, kind: Kind::Writable, value });
         }

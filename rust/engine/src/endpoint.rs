@@ -205,6 +205,7 @@ impl Endpoint {
                     log.hold();
                 }
                 connection.proto.handle_event(event);
+                connection.stirred(now);
                 if let Some(log) = &connection.log {
                     let addressed = short_id(data, self.id_length);
                     let addressed = addressed.as_deref();

@@ -30,6 +30,10 @@ pub(super) struct Halves {
     pub(super) sending: bool,
     pub(super) background: bool,
     pub(super) told_readable: bool,
+    /// It is to be told that there is room to write.
+    pub(super) awaits_room: bool,
+    /// It was told so, and has not written.
+    pub(super) told_room: bool,
     /// How far the application has read.
     pub(super) read: u64,
     /// Frames that came and were not read, nearly.
@@ -123,8 +127,14 @@ impl Connection {
         self.settle_early();
         let early = self.early.as_mut().and_then(|early| early.write(id, data, &mut self.proto));
         match early.unwrap_or_else(|| self.proto.send_stream(stream).write(data)) {
-            Ok(taken) => Ok(taken),
-            Err(WriteError::Blocked) => Ok(0),
+            Ok(taken) => {
+                self.tried_room(id, false);
+                Ok(taken)
+            }
+            Err(WriteError::Blocked) => {
+                self.tried_room(id, true);
+                Ok(0)
+            }
             Err(WriteError::Stopped(code)) => Err(StreamFailure::Stopped(code.into_inner())),
             Err(WriteError::ClosedStream) => Err(StreamFailure::Closed),
         }
