@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 BAR = 2.0
 """What one more may cost at most, as a multiple of the reference: caches that become too small are no growth."""
-BEGIN = "<!-- figures: by benches/growth.py -->"
 IDLE = 3.0
 """Seconds for which idle connections are watched."""
 RATE = 1e9
@@ -110,7 +109,7 @@ def main() -> int:
         if args.picture is not None:
             draw(samples, args.picture)
         if args.document is not None:
-            report.fill_in(args.document, BEGIN, text)
+            harness.fill_in(args.document, __file__, text)
     except KeyboardInterrupt:
         print("growth: interrupted", file=sys.stderr)
     except (OSError, ValueError, Failed) as error:
