@@ -188,8 +188,8 @@ MUTANTS: Final = (
     Mutant(
         4,
         "takes a move back at once",
-        "        if now < settling.until:\n            return []\n        back",
-        "        back",
+        "        if now < settling.until:\n            return []\n        if facts.reached",
+        "        if facts.reached",
     ),
     Mutant(4, "goes back, though a packet came", "if facts.heard > settling.since:", "if False:"),
     Mutant(
