@@ -55,7 +55,9 @@ SOME = 1e5
 BODY = 10_000
 """Bytes that are more than a packet."""
 LIVES = 5000
-"""Streams that come and go, at least; so many as there are, come before any goes."""
+"""Streams that come and go; so many as there are, come before any goes."""
+TURNS = 50
+"""How often they do at most: room for the next one comes with an acknowledgement, which may wait for 25 ms."""
 FEW = 100
 """Streams that may be open where more are wanted."""
 PIECE, SMALL = 1_000_000, 1000
@@ -192,7 +194,7 @@ def connections(args: argparse.Namespace, files: Files, way: str, count: int) ->
 def streams(args: argparse.Namespace, files: Files, _turn: str, count: int) -> Mapping[str, Sample]:
     """Measure both ends of one connection with so many streams."""
     sides: dict[str, Sample] = {"server": {}, "client": {}}
-    lives = max(LIVES // count, 1) * count
+    lives = min(max(LIVES // count, 1), TURNS) * count
     with server_of_streams(files, count) as server:
         before = server.settle()
         with client_of_streams(files, server) as client:
