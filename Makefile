@@ -18,7 +18,7 @@ having = $(NATIVE) cargo $(1) --version >/dev/null 2>&1 || \
 	{ echo "whimbrel: cargo $(1) is missing, so its check is left out (rustup component add $(2))"; exit 0; }
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test sim test-rust mutations interop lint types bench wheel wheel-check build peers lock clean
+.PHONY: help demo test guard sim test-rust mutations interop lint types bench wheel wheel-check build peers lock clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=\"...\"]"
@@ -30,6 +30,10 @@ demo: build ## a download crosses from 5G to Wi-Fi and back, live (ARGS="--scena
 
 test: build peers $(if $(ARGS),,test-rust wheel-check) ## all tests, or those named in ARGS (as for pytest)
 	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),tools/suites $(BIN)/python)
+	$(if $(ARGS),,$(BIN)/python benches/guard.py)
+
+guard: build ## has it become slower? ours beside peers, to the ratios in benches/guard.json (ARGS="--record" renews them)
+	@$(BIN)/python benches/guard.py $(ARGS)
 
 sim: build ## 1000 random journeys in virtual time, on all cores (ARGS="--journeys 10000")
 	@$(BIN)/python -m tests.simulation $(ARGS)

@@ -26,7 +26,7 @@ from programs._files import Files
 RECORDED = Path(__file__).with_suffix(".json")
 ALLOWED = 0.8
 """Of the recorded ratio."""
-ROUNDS = 5
+ROUNDS = 7
 
 
 @dataclass(frozen=True, slots=True)
