@@ -1,7 +1,7 @@
 //! Many connections behind one table of connection IDs; what is due next, and for whom.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     fmt, mem,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -9,6 +9,7 @@ use std::{
 
 use bytes::BytesMut;
 use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming};
+use rustc_hash::FxHashMap;
 
 use crate::{
     admission::{Admission, PATIENCE, Verdict},
@@ -76,8 +77,9 @@ pub struct Endpoint {
     /// retired would bring stateless resets (RFC 9000 §10.3), sent over whatever path is in use by then: a link between
     /// the two.
     server: Option<ServerConfig>,
-    connections: HashMap<u64, Connection>,
-    numbers: HashMap<ConnectionHandle, u64>,
+    // By numbers that nobody else chooses, looked up for each datagram: no keyed hash is needed.
+    connections: FxHashMap<u64, Connection>,
+    numbers: FxHashMap<ConnectionHandle, u64>,
     /// Nobody asks for these any more; they still answer late packets of the peer (RFC 9000 §10.2).
     forgotten: HashSet<u64>,
     next_number: u64,
@@ -117,8 +119,8 @@ impl Endpoint {
         Self {
             proto,
             server,
-            connections: HashMap::new(),
-            numbers: HashMap::new(),
+            connections: FxHashMap::default(),
+            numbers: FxHashMap::default(),
             forgotten: HashSet::new(),
             next_number: 0,
             ready: VecDeque::new(),
@@ -225,7 +227,9 @@ impl Endpoint {
                 if let Some(before) = before.filter(|_| active(number)) {
                     connection.came(before, at, now, &mut self.news);
                 }
-                self.touch(number);
+                if !mem::replace(&mut connection.queued, true) {
+                    self.ready.push_back(number);
+                }
                 Received { connection: Some(number), ..Received::default() }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.admit(incoming, data.len(), now, response),

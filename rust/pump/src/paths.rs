@@ -1,7 +1,8 @@
 //! How the packets of a connection leave: by which socket, interface and source address.
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
+use rustc_hash::FxHashMap;
 use whimbrel_udp::Pin;
 
 /// The path that a connection uses now.
@@ -33,7 +34,7 @@ impl ActivePath {
 
 /// The paths of all connections, by number.
 #[derive(Debug, Default)]
-pub(crate) struct Paths(HashMap<u64, ActivePath>);
+pub(crate) struct Paths(FxHashMap<u64, ActivePath>);
 
 impl Paths {
     pub fn insert(&mut self, connection: u64, path: ActivePath) {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustc_hash::FxHashMap;
 use whimbrel_udp::{Epoll, Outgoing, Pin, ReceiveBuffers, Received, Socket, descriptor_limit};
 
 /// Sockets that a client left behind still hear late packets; more than these are closed.
@@ -94,7 +95,7 @@ pub(crate) fn virtual_port(socket: u64) -> u16 {
 /// Open sockets, each with a number of its own, rising, that epoll reports.
 pub(crate) struct Sockets {
     pub epoll: Epoll,
-    open: HashMap<u64, Entry>,
+    open: FxHashMap<u64, Entry>,
     /// Those of one client each, by their two addresses. Several connections of one client share one.
     accepted: HashMap<(SocketAddr, SocketAddr), u64>,
     next: u64,
@@ -120,7 +121,7 @@ impl Sockets {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             epoll: Epoll::new()?,
-            open: HashMap::new(),
+            open: FxHashMap::default(),
             accepted: HashMap::new(),
             next: 0,
             ready: Vec::new(),
