@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,35 @@ async def test_read_gives_what_is_there(ends: tuple[Connection, Connection]) -> 
     await here.finish()
     assert await there.read() == b"g"
     assert await there.read() == await there.read(10) == b""
+
+
+@pytest.mark.parametrize("part", [slice(0, 50_000), slice(10_000, 40_000)], ids=["whole", "part"])
+async def test_what_nobody_can_change_is_sent_from_where_it_is(
+    ends: tuple[Connection, Connection], part: slice
+) -> None:
+    """Of a `bytes` object no copy is made; it is let go once the peer has what was to be sent of it."""
+    here, there = await opened(ends)
+    data = os.urandom(50_000)
+    references = sys.getrefcount(data)
+    reading = asyncio.create_task(there.read())
+    await here.write(data if part.start == 0 else memoryview(data)[part])
+    assert sys.getrefcount(data) > references
+    await here.finish()
+    assert await reading == data[part]
+    await until(lambda: sys.getrefcount(data) == references)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+async def test_a_buffer_may_be_changed_once_it_was_taken(
+    ends: tuple[Connection, Connection], kind: type[bytearray | memoryview]
+) -> None:
+    here, there = await opened(ends)
+    data = bytearray(os.urandom(60_000))
+    before = bytes(data)
+    await here.write(data if kind is bytearray else memoryview(data))
+    data[:] = bytes(len(data))
+    await here.finish()
+    assert await there.read() == before
 
 
 async def test_readexactly_waits_for_all_of_it(ends: tuple[Connection, Connection]) -> None:

@@ -100,6 +100,8 @@ pub struct Connection {
     pub(crate) standing: Standing,
     /// Of a client that sends early: what it sent, until the server has taken it.
     early: Option<EarlyStreams>,
+    /// What was read has made room that the peer should know of.
+    owes: bool,
     /// May be written to again, now that what was sent early has gone again.
     writable: Vec<u64>,
     /// Of a server: streams that came before the handshake was complete and are not accepted yet, …
@@ -154,6 +156,7 @@ impl Connection {
             pending_move: None,
             standing: Standing::Handshaking { forgeable: false },
             early,
+            owes: false,
             writable: Vec::new(),
             early_opened: Default::default(),
             early_count: [0; 2],

@@ -300,8 +300,26 @@ impl Pump {
         Some(result)
     }
 
-    /// The same, but what came of it leaves with the next `flush` or turn: small writes that follow each other share
-    /// packets then. Should neither come, because the owner computes or sleeps, the guard sees to it.
+    /// The same for opening, accepting and reading, of which seldom anything comes: sends only if it did, or if others
+    /// wait to be sent.
+    pub fn ask<T>(&self, number: u64, ask: impl FnOnce(&mut Connection) -> T) -> Option<T> {
+        let mut state = self.lock();
+        let connection = state.engine.connection(number)?;
+        let result = ask(connection);
+        let owes = connection.take_owed();
+        state.note_due(number);
+        if owes {
+            state.engine.touch(number);
+        }
+        if state.engine.has_ready() {
+            state.flush();
+            self.leave(state);
+        }
+        Some(result)
+    }
+
+    /// The same as `act`, but what came of it leaves with the next `flush` or turn: small writes that follow each other
+    /// share packets then. Should neither come, because the owner computes or sleeps, the guard sees to it.
     pub fn act_later<T>(&self, number: u64, act: impl FnOnce(&mut Connection) -> T) -> Option<T> {
         let mut state = self.lock();
         let result = act(state.engine.connection(number)?);

@@ -2,11 +2,13 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use bytes::Bytes;
 use pyo3::{
     buffer::PyBuffer,
     exceptions::{PyBufferError, PyValueError},
     prelude::*,
-    types::PyBytes,
+    pybacked::PyBackedBytes,
+    types::{PyBytes, PyMemoryView},
 };
 use whimbrel_engine::{self as engine, Read};
 use whimbrel_pump::Pump;
@@ -16,6 +18,13 @@ use crate::{
     convert::{Address, from_address, pin, seconds},
     error::{Error, gone},
 };
+
+/// From so many bytes on, what a `bytes` object holds is sent from where it is: to keep the object costs more than to
+/// copy less than this.
+const SHARED: usize = 16 << 10;
+/// Larger objects are copied. One whose beginning the peer has is kept until it has the end, and only what is under way
+/// counts for the send buffer: so that is to be little.
+const MOST_SHARED: usize = 4 << 20;
 
 #[pyclass(frozen, module = "whimbrel._core")]
 pub(crate) struct Connection {
@@ -32,6 +41,11 @@ impl Connection {
     /// Asks something that may make packets, and sends them, without holding Python's lock.
     fn act<T: Send>(&self, py: Python<'_>, act: impl FnOnce(&mut engine::Connection) -> T + Send) -> PyResult<T> {
         py.detach(|| self.pump.act(self.number, |connection, _| act(connection))).ok_or_else(gone)
+    }
+
+    /// `act` for what seldom makes packets.
+    fn ask<T: Send>(&self, py: Python<'_>, ask: impl FnOnce(&mut engine::Connection) -> T + Send) -> PyResult<T> {
+        py.detach(|| self.pump.ask(self.number, ask)).ok_or_else(gone)
     }
 
     /// `act`; with `later`, what is to be sent waits for the next flush.
@@ -55,16 +69,16 @@ impl Connection {
 #[pymethods]
 impl Connection {
     fn open_stream(&self, py: Python<'_>, unidirectional: bool) -> PyResult<Option<u64>> {
-        self.act(py, |connection| connection.open(unidirectional))
+        self.ask(py, |connection| connection.open(unidirectional))
     }
 
     fn accept_stream(&self, py: Python<'_>, unidirectional: bool) -> PyResult<Option<u64>> {
-        self.act(py, |connection| connection.accept(unidirectional))
+        self.ask(py, |connection| connection.accept(unidirectional))
     }
 
     fn read<'py>(&self, py: Python<'py>, stream: u64, limit: usize) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let mut chunks = Vec::new();
-        let result = self.act(py, |connection| connection.read(stream, limit, |chunk| chunks.push(chunk)))?;
+        let result = self.ask(py, |connection| connection.read(stream, limit, |chunk| chunks.push(chunk)))?;
         match result.map_err(Error::from)? {
             Read::Blocked => Ok(None),
             Read::End => Ok(Some(PyBytes::new(py, b""))),
@@ -86,7 +100,7 @@ impl Connection {
             .ok_or_else(|| PyBufferError::new_err("the buffer must be writable, contiguous and of bytes"))?;
         let limit = cells.len();
         let mut chunks = Vec::new();
-        let result = self.act(py, |connection| connection.read(stream, limit, |chunk| chunks.push(chunk)))?;
+        let result = self.ask(py, |connection| connection.read(stream, limit, |chunk| chunks.push(chunk)))?;
         match result.map_err(Error::from)? {
             Read::Blocked => Ok(None),
             Read::End => Ok(Some(0)),
@@ -104,9 +118,14 @@ impl Connection {
 
     #[pyo3(signature = (stream, data, later=false))]
     fn write(&self, py: Python<'_>, stream: u64, data: &Bound<'_, PyAny>, later: bool) -> PyResult<usize> {
-        let data = contiguous(data)?;
-        let taken = self.act_when(py, later, |connection| connection.write(stream, &data))?;
-        Ok(taken.map_err(Error::from)?)
+        let taken = match shared(data)? {
+            Some(data) => self.act_when(py, later, |connection| connection.write_shared(stream, data)),
+            None => match contiguous(data)? {
+                Cow::Borrowed(data) => self.act_when(py, later, |connection| connection.write(stream, data)),
+                Cow::Owned(data) => self.act_when(py, later, |connection| connection.write_shared(stream, data.into())),
+            },
+        };
+        Ok(taken?.map_err(Error::from)?)
     }
 
     #[pyo3(signature = (stream, later=false))]
@@ -274,6 +293,29 @@ impl Connection {
             send_errors,
         })
     }
+}
+
+/// What a `bytes` object holds, or the part of it that a memoryview shows: nobody can change it, so it needs no copy.
+/// `None`: it is something else, or not worth it.
+fn shared(data: &Bound<'_, PyAny>) -> PyResult<Option<Bytes>> {
+    let is_worth_it = |length, whole| length >= SHARED && whole <= MOST_SHARED;
+    // Of no class of somebody's own: its finalizer may run in the middle of the engine, and must not ask us anything.
+    if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+        let length = bytes.as_bytes().len();
+        return Ok(is_worth_it(length, length).then(|| keep(bytes)));
+    }
+    let Ok(view) = data.cast::<PyMemoryView>() else { return Ok(None) };
+    let base = view.getattr("obj")?;
+    let Ok(bytes) = base.cast_exact::<PyBytes>() else { return Ok(None) };
+    let buffer = PyBuffer::<u8>::get(view)?;
+    let (length, whole) = (buffer.len_bytes(), bytes.as_bytes());
+    let start = (buffer.buf_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+    let is_part = buffer.is_c_contiguous() && start.checked_add(length).is_some_and(|end| end <= whole.len());
+    Ok((is_part && is_worth_it(length, whole.len())).then(|| keep(bytes).slice(start..start + length)))
+}
+
+fn keep(bytes: &Bound<'_, PyBytes>) -> Bytes {
+    Bytes::from_owner(PyBackedBytes::from(bytes.clone()))
 }
 
 /// Bytes to send: of a `bytes` object as they are, of anything else with a buffer as a copy.

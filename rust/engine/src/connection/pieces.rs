@@ -101,6 +101,7 @@ impl Connection {
             }
         };
         let _ = chunks.finalize();
+        self.owes = true;
         self.adapt_window();
     }
 
@@ -111,6 +112,7 @@ impl Connection {
         limit: usize,
         mut take: impl FnMut(Bytes),
     ) -> Result<Read, StreamFailure> {
+        self.owes = true;
         self.take_out(stream);
         let id = stream.into();
         let Some(pieces) = self.pieces.get_mut(&id) else { return Err(StreamFailure::Closed) };

@@ -101,7 +101,7 @@ impl Connection {
                 Err(ReadError::Reset(code)) => break Err(StreamFailure::Reset(code.into_inner())),
             }
         };
-        let _ = chunks.finalize();
+        self.owes |= chunks.finalize().should_transmit();
         if let Some(halves) = self.streams.get_mut(&id) {
             halves.read += taken as u64;
             halves.unread = halves.unread.saturating_sub(count);
@@ -121,12 +121,34 @@ impl Connection {
         Ok(Read::Bytes(taken))
     }
 
+    /// Whether what was opened, accepted or read since the last call gives reason to send something.
+    pub fn take_owed(&mut self) -> bool {
+        std::mem::take(&mut self.owes) || self.early.is_some()
+    }
+
     /// Takes as much as the windows allow; 0 means blocked, and `Writable` follows.
     pub fn write(&mut self, id: u64, data: &[u8]) -> Result<usize, StreamFailure> {
+        self.write_by(id, data, |proto, stream| proto.send_stream(stream).write(data))
+    }
+
+    /// The same without a copy: what is taken is kept as it is until the peer has it.
+    pub fn write_shared(&mut self, id: u64, data: Bytes) -> Result<usize, StreamFailure> {
+        self.write_by(id, &data, |proto, stream| {
+            let written = proto.send_stream(stream).write_chunks(&mut [data.clone()])?;
+            Ok(written.bytes)
+        })
+    }
+
+    fn write_by(
+        &mut self,
+        id: u64,
+        data: &[u8],
+        write: impl FnOnce(&mut quinn_proto::Connection, StreamId) -> Result<usize, WriteError>,
+    ) -> Result<usize, StreamFailure> {
         let stream = self.sending(id)?;
         self.settle_early();
         let early = self.early.as_mut().and_then(|early| early.write(id, data, &mut self.proto));
-        match early.unwrap_or_else(|| self.proto.send_stream(stream).write(data)) {
+        match early.unwrap_or_else(|| write(&mut self.proto, stream)) {
             Ok(taken) => {
                 self.tried_room(id, false);
                 Ok(taken)
