@@ -37,7 +37,12 @@ impl Options {
         text.parse().map_err(|error| format!("--{name} {text}: {error}"))
     }
 
-    fn read(&self, name: &str) -> Result<Vec<u8>, String> {
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// What is in a file.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, String> {
         let path: String = self.get(name)?;
         fs::read(&path).map_err(|error| format!("{path}: {error}"))
     }
