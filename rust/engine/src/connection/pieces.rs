@@ -101,7 +101,6 @@ impl Connection {
             }
         };
         let _ = chunks.finalize();
-        self.owes = true;
         self.adapt_window();
     }
 
