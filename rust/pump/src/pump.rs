@@ -549,7 +549,8 @@ impl Pump {
         state.sort_news();
         let soon = state.next_deadline().is_some_and(|when| {
             let earlier = state.owner_deadline.is_none_or(|known| when < known);
-            earlier && state.clock.until(when).is_some_and(|wait| wait < SOON)
+            // Whoever rests does so while a move waits for it.
+            earlier && (!state.resting.is_empty() || state.clock.until(when).is_some_and(|wait| wait < SOON))
         });
         if (soon || !state.news.is_empty())
             && !self.woken.swap(true, Ordering::AcqRel)
