@@ -207,13 +207,14 @@ async def test_a_challenge_is_echoed_once_and_in_a_full_datagram(certificates: C
         assert answers[0].size >= FULL
 
 
-def was_reached_since(connection: whimbrel.Connection, time: float) -> bool:
-    return connection._core.facts().reached > time
+def was_reached_since(connection: whimbrel.Connection, since: float) -> bool:
+    return connection._core.facts().reached > since
 
 
 async def test_a_packet_that_only_asks_says_that_the_path_carries_and_no_more(certificates: Certificates) -> None:
     """§9.1: who probes has not moved. What a client has to know of a server, both ends find out alike."""
     async with connected(certificates) as (scribe, connection):
+        before = after = connection._core.facts()
         for _ in range(20):
             await until(lambda: time.monotonic() > connection._core.facts().heard + 0.020)
             before = connection._core.facts()
