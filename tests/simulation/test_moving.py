@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 from typing import TYPE_CHECKING
 
 import pytest
@@ -204,6 +205,25 @@ def test_a_move_that_is_asked_for_is_made_and_stays(network: SimulatedNetwork) -
     assert transfer.complete
     assert transfer.silence_after(SETTLED) < SWIFT
     assert wifi.connection_ids.isdisjoint(cellular.connection_ids)
+
+
+@pytest.mark.parametrize("queue", [0.005, 0.010, 0.020], ids=lambda queue: f"{1000 * queue:g}ms")
+def test_a_move_between_like_networks_keeps_the_rate_and_soon_the_size_of_packets(
+    simulate: Simulate, queue: float
+) -> None:
+    """What is under way on the path before looks lost, in pieces: neither a narrow path nor a full one."""
+    network = simulate()
+    network.interface("wlan0", latency=0.010, rate=20e6, queue=queue, metric=100)
+    second = network.interface("wlan1", latency=0.010, rate=20e6, queue=queue, metric=200)
+    transfer = network.download(20_000_000)
+    network.advance(SETTLED)
+    moving = network.migrate("wlan1")
+    network.run()
+    assert moving.result(0).interface == "wlan1"
+    assert transfer.complete
+    came = [packet for packet in second.packets if packet.direction == "to_client"]
+    assert 8 * sum(packet.size for packet in came if SETTLED + 0.5 < packet.time <= SETTLED + 1.5) > 0.8 * 20e6
+    assert statistics.median(packet.size for packet in came if packet.time > SETTLED + 3.0) > 1300
 
 
 def test_a_move_to_a_portal_is_refused_and_costs_nothing(simulate: Simulate) -> None:

@@ -17,6 +17,8 @@ use std::{
 
 use quinn_proto::ConnectionStats;
 
+use crate::config::LARGEST_SEARCHED;
+
 const FACTOR: u64 = 3;
 /// Addresses that got a datagram in advance, and none of which was proven.
 const ADVANCES: u32 = 8;
@@ -113,12 +115,13 @@ impl Allowance {
     ) -> usize {
         let Some(account) = &mut self.active else { return max };
         let first = !std::mem::replace(&mut account.opened, true);
+        // With nothing else to say it searches for a larger MTU, and what it makes in vain is lost to it: a full path.
+        let is_enough = account.handshake || account.left() >= LARGEST_SEARCHED.into();
         let left = (account.left() / size.max(1) as u64).min(max as u64) as usize;
-        if left > 0 || account.handshake {
+        if account.handshake || (is_enough && left > 0) {
             return left;
         }
-        // The engine alone knows whether an answer was the right one: the next packet that it makes shows it. One that
-        // it makes in vain is lost to it, and its congestion controller takes that for a full path.
+        // The engine alone knows whether an answer was the right one: the next packet that it makes shows it.
         let answered = stats().frame_rx.path_response > account.responses;
         usize::from(first || answered || (account.sent == 0 && self.advances.is_due(now)))
     }
@@ -245,6 +248,18 @@ mod tests {
         assert_eq!(allowance.datagrams(10, 1200, now(), ConnectionStats::default), 0);
         allowance.received(VICTIM, VICTIM, 1200);
         assert_eq!(allowance.datagrams(10, 1200, now(), ConnectionStats::default), 2);
+    }
+
+    #[test]
+    fn what_would_not_pay_for_a_search_pays_for_nothing() {
+        let mut allowance = Allowance::default();
+        allowance.moved(CLIENT, VICTIM, 0);
+        assert_eq!(ask(&mut allowance, now()), Verdict::Send);
+        allowance.received(VICTIM, VICTIM, (1200 + 1400) / 3 + 1);
+        assert_eq!(allowance.datagrams(10, 1200, now(), ConnectionStats::default), 1, "the first");
+        assert_eq!(allowance.datagrams(10, 1200, now(), ConnectionStats::default), 0);
+        allowance.received(VICTIM, VICTIM, 20);
+        assert_eq!(allowance.datagrams(10, 1200, now(), ConnectionStats::default), 1);
     }
 
     #[test]

@@ -47,6 +47,11 @@ fn fail<E: fmt::Display>(what: &str) -> impl FnOnce(E) -> ConfigError {
     move |error| ConfigError(format!("{what}: {error}"))
 }
 
+/// UDP payload that the search for the path MTU goes up to: what fits into 1500 bytes with IPv6 (RFC 8899).
+pub(crate) const LARGEST_SEARCHED: u16 = 1452;
+/// From falling back to 1200 bytes to the next search.
+const MTU_RESPITE: Duration = Duration::from_secs(2);
+
 /// The transport parameters that both sides choose (RFC 9000 §18.2), and the sender's own bounds.
 #[derive(Clone, Debug)]
 pub struct Transport {
@@ -86,7 +91,11 @@ impl Transport {
         if let Some(mtu) = self.mtu {
             config.initial_mtu(mtu).mtu_discovery_config(None);
         } else {
-            config.mtu_discovery_config(Some(MtuDiscoveryConfig::default()));
+            let mut search = MtuDiscoveryConfig::default();
+            // What is lost of the path before looks to the engine as if the new one carried no large packets, and it
+            // would not try them again for a minute.
+            search.upper_bound(LARGEST_SEARCHED).black_hole_cooldown(MTU_RESPITE);
+            config.mtu_discovery_config(Some(search));
         }
         Ok(config)
     }
