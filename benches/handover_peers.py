@@ -56,8 +56,8 @@ SIZE = 100_000_000
 """More than comes in the time that a run takes: what has come is compared with the beginning of the file."""
 WARM_UP = 1.0
 """Seconds from the handshake to the change."""
-WATCHED = 3.5
-"""Seconds from the change to the end of a run."""
+WINDOW = 1.5
+"""Seconds from the change within which a gap may begin: a run ends with the first bytes that come later."""
 OUTAGE = 3.0
 LEAD: dict[Scenario, float] = {"overlap": 0.040, "hard-cut": 0.012}
 """Seconds that the change comes before gtlsclient's clock: what the kernel needs for it. Until Wi-Fi is gone it would
@@ -167,8 +167,7 @@ def _once(number_: int, scenario: Scenario, client: Client, site: Site, server: 
             process = _start(lab, site, client, scenario, source, body.path, log)
             try:
                 change, new = _change(lab, scenario, client, process, body)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(WATCHED)
+                body.comes_after(change + WINDOW, _PATIENCE)
             finally:
                 process.kill()
                 process.wait()
@@ -176,7 +175,11 @@ def _once(number_: int, scenario: Scenario, client: Client, site: Site, server: 
                     process.stdin.close()
         log_text = (folder / "client.log").read_text(errors="replace").strip().splitlines()
         moved = _first_packet(new, change)
-    measured = resumption(body.samples, change) if scenario == "outage" else find_gap(body.samples, change).seconds
+    measured = (
+        resumption(body.samples, change)
+        if scenario == "outage"
+        else find_gap(body.samples, change, window=WINDOW).seconds
+    )
     equal = body.sha256 == _sha256(site.file, body.received)
     is_well = equal and math.isfinite(measured)
     return Run(

@@ -53,6 +53,18 @@ class Body:
             self._news.wait_for(lambda: self._ended or self.received >= part * self._size, timeout)
             return self.received >= part * self._size
 
+    def comes_after(self, moment: float, timeout: float) -> bool:
+        """Wait until something comes later than that moment, as `time.monotonic` has it; return whether it did.
+
+        Args:
+            moment: when.
+            timeout: seconds after that moment.
+        """
+        with self._news:
+            left = moment + timeout - time.monotonic()
+            self._news.wait_for(lambda: self._ended or (self.samples and self.samples[-1][0] > moment), left)
+            return bool(self.samples) and self.samples[-1][0] > moment
+
     def close(self) -> None:
         """Read what is left. The client has ended."""
         # Who never came to open its end would have us wait for it.
