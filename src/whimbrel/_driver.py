@@ -2,13 +2,15 @@
 
 One thread for the process steers all its connections: it turns a `Control`. It waits in one selector for the kernel's
 network news, the cores' own news, answers to probes, and requests of other threads. Event loops are never waited for,
-so that a blocked one does not stop a move. The thread exists only while there is a connection to steer.
+so that a blocked one does not stop a move. The thread exists only while there is a connection to steer, and a moment
+longer: who dials again and again pays for it once.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import math
 import os
 import selectors
 import threading
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from whimbrel._machine import ProbeWire
     from whimbrel._path import Path
     from whimbrel._steering import Steering
+
+
+LINGER: Final = 0.1
+"""Seconds for which the thread outlasts its last connection."""
 
 
 class Caller(Protocol):
@@ -104,13 +110,11 @@ class Driver:
             Exception: a policy of the program's own cannot be made.
         """
         with self._lock:
-            if self._thread is None:
-                self._thread = _ControlThread(self._lock)
-                self._thread.start()
+            thread = self._thread_here()
             try:
-                return Attachment(self, self._thread.control.add(endpoint, core, peer, settings, report))
+                return Attachment(self, thread.control.add(endpoint, core, peer, settings, report))
             finally:
-                self._end_if_idle()
+                thread.linger_if_idle()
 
     def call(self, act: Callable[[float], None]) -> None:
         """Do something on the control thread soon."""
@@ -121,20 +125,27 @@ class Driver:
                 act(THIS_MACHINE.now())  # The connection that it is about is over, and answers so.
 
     def release(self, steering: Steering) -> None:
-        """Forget a connection. The thread ends with its last one."""
+        """Forget a connection. The thread ends soon after its last one."""
         with self._lock:
             steering.end()
-            thread = self._thread
-            if thread is None:
-                return
-            thread.control.remove(steering)
-            self._end_if_idle()
-        if threading.current_thread() is not thread and not self._thread:
-            thread.join(1.0)
+            if self._thread is not None:
+                self._thread.control.remove(steering)
+                self._thread.linger_if_idle()
 
-    def _end_if_idle(self) -> None:
-        if self._thread is not None and self._thread.control.is_idle:
-            self._thread.stop()
+    def _thread_here(self) -> _ControlThread:
+        thread = self._thread
+        # One that lingers is of no use to who has gone to another network namespace.
+        if thread is not None and thread.control.is_idle and thread.network != _network():
+            thread.stop()
+            thread = None
+        if thread is None:
+            thread = _ControlThread(self._lock, self._ended)
+            thread.start()
+            self._thread = thread
+        return thread
+
+    def _ended(self, thread: _ControlThread) -> None:
+        if self._thread is thread:
             self._thread = None
 
     def forget_all(self) -> None:
@@ -145,13 +156,18 @@ class Driver:
 class _ControlThread(threading.Thread):
     """Turns a `Control`, under the driver's lock, which is free while this waits."""
 
-    def __init__(self, lock: threading.RLock) -> None:
+    def __init__(self, lock: threading.RLock, ended: Callable[[_ControlThread], None]) -> None:
+        """Make it, with the lock held. `ended` is called, under the lock, when it takes no more connections."""
         super().__init__(name="whimbrel-control", daemon=True)
+        self.network = _network()
         self._lock = lock
+        self._ended = ended
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         self._stopped = False
+        self._lingers_until = 0.0
+        self._sleeps_until = 0.0
         self._suspension = Suspension()
         self.control = Control(THIS_MACHINE, self)
 
@@ -170,6 +186,13 @@ class _ControlThread(threading.Thread):
         self._stopped = True
         self.wake()
 
+    def linger_if_idle(self) -> None:
+        """Where there is nothing to steer, end soon, unless there is again."""
+        if self.control.is_idle:
+            self._lingers_until = THIS_MACHINE.now() + LINGER
+            if self._sleeps_until > self._lingers_until:
+                self.wake()
+
     # The thread -------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -181,20 +204,33 @@ class _ControlThread(threading.Thread):
                     if slept:
                         self.control.woke(slept)
                     self.control.turn([key.data for key, _ in ready])
+                    if self.control.is_idle and THIS_MACHINE.now() >= self._lingers_until:
+                        self._stopped = True
+                        self._ended(self)
         finally:
             with self._lock:
+                self._ended(self)
                 self.control.close()
                 self._selector.close()
                 os.close(self._wake)
 
     def _wait(self) -> float | None:
         with self._lock:
-            deadline = self.control.deadline
+            deadline = self._lingers_until if self.control.is_idle else self.control.deadline
+            self._sleeps_until = math.inf if deadline is None else deadline
         return None if deadline is None else max(0.0, deadline - THIS_MACHINE.now())
 
     def _woken(self, _now: float) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
+
+
+def _network() -> int:
+    """The network namespace of the calling thread, and of those that it starts; 0 where that cannot be told."""
+    try:
+        return os.stat("/proc/thread-self/ns/net").st_ino  # noqa: PTH116 - no file
+    except OSError:
+        return 0
 
 
 driver: Final = Driver()

@@ -74,6 +74,15 @@ def test_a_connection_that_may_move_leaves_nothing(certificates: Certificates) -
         connection.open_stream().close()
 
 
+def test_who_dials_again_and_again_finds_the_same_threads(certificates: Certificates) -> None:
+    seen = set()
+    with listen(echo, certificates) as server, nothing_left():
+        for _ in range(20):
+            with dial(server, certificates, migration=whimbrel.Migration()):
+                seen.add(next(thread for thread in threading.enumerate() if thread.name == "whimbrel-control"))
+    assert len(seen) < 20
+
+
 def test_a_server_leaves_nothing(certificates: Certificates) -> None:
     with nothing_left(), pair(certificates) as (client, server):
         assert client.alpn == server.alpn

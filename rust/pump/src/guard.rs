@@ -3,7 +3,8 @@
 //! The owner of a connection may compute, sleep or sit in a debugger; packets must be acknowledged all the same, and a
 //! connection must not die of it. One thread for the process waits on the same sockets and timers as the owners. When
 //! something is due it gives them a few milliseconds, and pumps what is still waiting then. It never needs Python's
-//! lock. It exists only while there is something to guard.
+//! lock. It exists only while there is something to guard, and a moment longer: who dials again and again pays for it
+//! once.
 
 use std::{
     collections::HashMap,
@@ -24,6 +25,8 @@ use crate::pump::Pump;
 
 /// What an owner gets to see to it himself.
 const GRACE: Duration = Duration::from_millis(5);
+/// How long the thread outlasts the last that it guards.
+const LINGER: Duration = Duration::from_millis(100);
 const WAKE: u64 = u64::MAX;
 
 /// The guard of one process. A fork copies it, but not its thread, and perhaps in the middle of a change: so a child
@@ -45,7 +48,7 @@ fn slot() -> &'static Mutex<Option<Arc<Guard>>> {
     &slot.guard
 }
 
-/// Until when the thread means to sleep.
+/// Until when the thread means to sleep; 0: it does not.
 static SLEEPING_UNTIL: AtomicU64 = AtomicU64::new(0);
 
 struct Guard {
@@ -103,15 +106,10 @@ pub(crate) fn remove(pump: &Pump) {
     if let Some(number) = number {
         members.pumps.remove(&number);
         let _ = guard.epoll.remove(pump.readable_fd());
-        if members.pumps.is_empty() {
-            members.ended = true;
+        // One that will look soon, or is about to, sees by itself that there is nothing left.
+        let sleeping_until = SLEEPING_UNTIL.load(Ordering::Relaxed);
+        if members.pumps.is_empty() && (sleeping_until == 0 || sleeping_until > in_time(LINGER)) {
             guard.wake.signal();
-            drop(members);
-            // The thread's own reference is the last then, and the descriptors are closed when it ends.
-            let mut current = lock(slot());
-            if current.as_ref().is_some_and(|other| Arc::ptr_eq(other, &guard)) {
-                *current = None;
-            }
         }
     }
 }
@@ -132,8 +130,19 @@ impl Guard {
 
     fn run(&self) {
         let mut ready = Vec::new();
+        let mut idle_since = None;
         loop {
-            let Some(wait) = self.sleep_time() else { return };
+            let members = self.members();
+            let wait = if members.is_empty() {
+                let end = idle_since.get_or_insert_with(now).saturating_add(nanos(LINGER));
+                if now() >= end && self.end() {
+                    return;
+                }
+                sleep_until(end)
+            } else {
+                idle_since = None;
+                sleep_time(members)
+            };
             if self.epoll.wait(wait, &mut ready).is_err() {
                 return;
             }
@@ -155,33 +164,47 @@ impl Guard {
         }
     }
 
-    /// How long until a timer is overdue; `None` once there is nobody left to guard.
-    fn sleep_time(&self) -> Option<Option<Duration>> {
-        let first = self.members()?.iter().map(|(_, pump)| pump.deadline()).min().unwrap_or(u64::MAX);
-        if first == u64::MAX {
-            SLEEPING_UNTIL.store(u64::MAX, Ordering::Relaxed);
-            return Some(None);
+    /// `false`: there is somebody to guard after all.
+    fn end(&self) -> bool {
+        let mut current = lock(slot());
+        let mut members = lock(&self.members);
+        members.ended = members.pumps.is_empty();
+        // The thread's own reference is the last then, and the descriptors are closed when it ends.
+        if members.ended && current.as_ref().is_some_and(|other| std::ptr::eq(&raw const **other, self)) {
+            *current = None;
         }
-        let until = first.saturating_add(nanos(GRACE));
-        SLEEPING_UNTIL.store(until, Ordering::Relaxed);
-        Some(Some(Duration::from_nanos(until.saturating_sub(now()))))
+        members.ended
     }
 
     /// Those with a datagram to read or a timer overdue, and how often each had been pumped until now.
     fn waiting(&self, ready: &[u64]) -> Vec<(Arc<Pump>, u64)> {
         let late = now().saturating_sub(nanos(GRACE));
-        let members = self.members().unwrap_or_default().into_iter();
+        let members = self.members().into_iter();
         let waiting = members.filter(|(number, pump)| pump.deadline() <= late || ready.contains(number));
         waiting.map(|(_, pump)| (pump.turns(), pump)).map(|(turns, pump)| (pump, turns)).collect()
     }
 
-    /// Whom to guard; `None`: nobody any more. The lock is released before any of them can be dropped here, since
-    /// dropping the last reference to a pump takes it again.
-    fn members(&self) -> Option<Vec<(u64, Arc<Pump>)>> {
+    /// Whom to guard. The lock is released before any of them can be dropped here, since dropping the last reference to a
+    /// pump takes it again.
+    fn members(&self) -> Vec<(u64, Arc<Pump>)> {
         let members = lock(&self.members);
-        let alive = members.pumps.iter().filter_map(|(number, (_, pump))| Some((*number, pump.upgrade()?))).collect();
-        if members.ended { None } else { Some(alive) }
+        members.pumps.iter().filter_map(|(number, (_, pump))| Some((*number, pump.upgrade()?))).collect()
     }
+}
+
+/// How long until a timer is overdue.
+fn sleep_time(members: Vec<(u64, Arc<Pump>)>) -> Option<Duration> {
+    let first = members.iter().map(|(_, pump)| pump.deadline()).min().unwrap_or(u64::MAX);
+    if first == u64::MAX {
+        SLEEPING_UNTIL.store(u64::MAX, Ordering::Relaxed);
+        return None;
+    }
+    sleep_until(first.saturating_add(nanos(GRACE)))
+}
+
+fn sleep_until(until: u64) -> Option<Duration> {
+    SLEEPING_UNTIL.store(until, Ordering::Relaxed);
+    Some(Duration::from_nanos(until.saturating_sub(now())))
 }
 
 fn nanos(duration: Duration) -> u64 {
