@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Protocol
 
+from whimbrel import _core
 from whimbrel._herd import Herd
 from whimbrel._questions import Questions
 from whimbrel._steering import Steering
@@ -23,7 +24,6 @@ from whimbrel.network import NetworkNews, Route, Settling
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from whimbrel import _core
     from whimbrel._config import Migration
     from whimbrel._errors import ConnectionLost
     from whimbrel._events import PathChange
@@ -43,6 +43,9 @@ class Waiter(Protocol):
 
     def wake(self) -> None:
         """There is something to do at once."""
+
+    def wake_by(self, deadline: float) -> None:
+        """There is something to do then, at the latest."""
 
 
 class Control:
@@ -102,10 +105,21 @@ class Control:
         steering = Steering(endpoint, core, peer, settings, self, report, now, active)
         descriptor = endpoint.control_fileno()
         self._members[steering] = descriptor
-        self._waiter.register(descriptor, steering.core_news)
         self.plan(steering)
-        # The network may have changed during the handshake.
-        self.post(steering.ask_routes)
+        # What the handshake left is heard here, and most of it says no more than that somebody is there.
+        urgent = (_core.LOST, _core.SEND_FAILED, _core.DUE)
+        news = [each for each in endpoint.control_news() if each[1] in urgent]
+        self._waiter.register(descriptor, steering.core_news)
+        if news:
+            self.post(functools.partial(steering.hear, news))
+        if steering.deadline is not None and active is not None and settings._in_order(ways)[:1] == [active]:
+            # Nothing may move before the handshake is confirmed, and nothing has to: there is time until that is looked
+            # for, and many a connection is over by then.
+            self._posted.append(steering.ask_routes)
+            self._waiter.wake_by(steering.deadline)
+        else:
+            # The network may have changed during the handshake.
+            self.post(steering.ask_routes)
         return steering
 
     def remove(self, steering: Steering) -> None:

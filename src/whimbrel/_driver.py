@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 LINGER: Final = 0.1
 """Seconds for which the thread outlasts its last connection."""
+LOOK: Final = 0.01
+"""Seconds between its looks meanwhile: who comes need not wake it for what has so much time."""
 
 
 class Caller(Protocol):
@@ -182,6 +184,10 @@ class _ControlThread(threading.Thread):
     def wake(self) -> None:
         os.eventfd_write(self._wake, 1)
 
+    def wake_by(self, deadline: float) -> None:
+        if self._sleeps_until > deadline:
+            self.wake()
+
     def stop(self) -> None:
         self._stopped = True
         self.wake()
@@ -190,8 +196,7 @@ class _ControlThread(threading.Thread):
         """Where there is nothing to steer, end soon, unless there is again."""
         if self.control.is_idle:
             self._lingers_until = THIS_MACHINE.now() + LINGER
-            if self._sleeps_until > self._lingers_until:
-                self.wake()
+            self.wake_by(self._lingers_until)
 
     # The thread -------------------------------------------------------------------------------------------------------
 
@@ -216,7 +221,9 @@ class _ControlThread(threading.Thread):
 
     def _wait(self) -> float | None:
         with self._lock:
-            deadline = self._lingers_until if self.control.is_idle else self.control.deadline
+            deadline = self.control.deadline
+            if self.control.is_idle:
+                deadline = min(self._lingers_until, THIS_MACHINE.now() + LOOK)
             self._sleeps_until = math.inf if deadline is None else deadline
         return None if deadline is None else max(0.0, deadline - THIS_MACHINE.now())
 

@@ -161,7 +161,12 @@ class Steering:
 
     def core_news(self, now: float) -> None:
         """The core has news for whoever decides about paths."""
-        for _, kind, value in () if self.over else self._endpoint.control_news():
+        if not self.over:
+            self.hear(self._endpoint.control_news(), now)
+
+    def hear(self, news: Sequence[tuple[int, int, int]], now: float) -> None:
+        """What the core had to say."""
+        for _, kind, value in news:
             if self.over:
                 return
             if kind == _core.LOST:
