@@ -1,9 +1,10 @@
 //! Transport parameters and TLS, from plain values and PEM.
 
 use std::{
+    collections::VecDeque,
     fmt,
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -147,7 +148,26 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, ConfigError> {
     PrivateKeyDer::from_pem_slice(pem).map_err(fail("the private key cannot be read"))
 }
 
+/// How many sets of CA certificates are remembered: a program trusts the system's, perhaps its own as well.
+const ROOTS: usize = 4;
+
+/// What CA certificates come to. To read them takes longer than a handshake where they are a system's, and a program dials
+/// with the same ones again and again: so the last are remembered, by all that they consist of.
 fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, ConfigError> {
+    type Known = VecDeque<(Box<[u8]>, Arc<RootCertStore>)>;
+    static KNOWN: Mutex<Known> = Mutex::new(VecDeque::new());
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, store)) = known().iter().find(|(other, _)| **other == *pem) {
+        return Ok(store.clone());
+    }
+    let store = read_roots(pem)?;
+    let mut known = known();
+    known.truncate(ROOTS - 1);
+    known.push_front((pem.into(), store.clone()));
+    Ok(store)
+}
+
+fn read_roots(pem: &[u8]) -> Result<Arc<RootCertStore>, ConfigError> {
     let mut store = RootCertStore::empty();
     // A system's store holds certificates that no parser likes; they must not spoil the others.
     let (added, _ignored) = store.add_parsable_certificates(chain(pem)?);
