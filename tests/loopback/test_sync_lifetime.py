@@ -159,6 +159,8 @@ def test_the_interpreter_ends_at_once_and_tells_the_peer(certificates: Certifica
         assert ended.get(timeout=SOON) == (0, True)
         assert process.wait(SOON) == 0
         assert time.monotonic() - began < 2.0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""  # The threads that waited end without a word.
 
 
 def test_after_fork_the_child_fails_clearly_and_the_parent_lives(certificates: Certificates, scripts: Path) -> None:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("whimbrel")
 
 FAREWELL = 0.4
-"""Seconds that the interpreter's end waits at most for threads to leave the core: on a busy machine it takes that long,
-and a thread that is still there when there is no interpreter any more aborts the process."""
+"""Seconds that the interpreter's end waits at most for threads to leave the core: on a busy machine it takes that
+long."""
 
 DAY = 86400.0
 """Seconds: nobody sleeps for longer without looking at the clock, and every clock can count so far."""
@@ -88,18 +88,20 @@ class Pump(Resident):
         self._wake = endpoint.wake_fileno()
         self._kicked = False
         self._departed: threading.Event | None = None
+        self._ending = 0  # the thread in which the interpreter ends
         self.turned: dict[object, Waiter] = {}
         """Woken after each turn."""
         super().__init__(endpoint, listener)
 
     def check(self) -> None:
-        """Turn away the child of a fork.
+        """Turn away the child of a fork. Once the interpreter ends, other threads than its own stay here.
 
         Raises:
             RuntimeError: this is one.
         """
         if self.is_forked:
             raise forked()
+        self._stay_behind()
 
     def now(self) -> float:
         """The time on the clock of `time.monotonic`."""
@@ -180,10 +182,15 @@ class Pump(Resident):
         self.endpoint.close()  # The leader's wait ends by that.
 
     def farewell(self) -> None:
-        """The interpreter ends. A thread that is in the core when there is no interpreter any more ends badly."""
+        """The interpreter ends, and the other threads with it, wherever they are.
+
+        They are not told: an exception that nobody expects would only be printed, while the interpreter closes what it
+        is printed to, and a thread that ends in the middle of that takes the process down ("could not acquire lock at
+        interpreter shutdown"). Whoever waits leaves the core, and then waits for nothing.
+        """
         departed = threading.Event()
         with self._lock:
-            self._departed = departed
+            self._departed, self._ending = departed, threading.get_ident()
         super().farewell()
         with self._lock:
             self._open_all()
@@ -212,8 +219,15 @@ class Pump(Resident):
             raise
         finally:
             self._depart(waiter)
-        self.check()  # A fork may have happened while we waited, and this may be the child.
+        self.check()  # A fork may have happened while we waited, and this may be the child. Or the interpreter ends.
         return True
+
+    def _stay_behind(self) -> None:
+        """Never return, if the interpreter ends and this is not the thread that it ends in."""
+        if self._departed is not None and self._ending != threading.get_ident():
+            door = threading.Lock()
+            door.acquire()
+            door.acquire()
 
     def _lead(self, waiter: Waiter) -> bool:
         with self._lock:
