@@ -129,12 +129,16 @@ def waiting(connection: Connection, act: Callable[[], T]) -> Doing[T]:
     return doing
 
 
+LOOK = 0.001
+"""Seconds between two looks. Without them who looks has the lock back before another thread wakes."""
+
+
 def until(condition: Callable[[], bool]) -> None:
     """Let other threads run until it is so."""
     end = time.monotonic() + SOON
     while not condition():
         assert time.monotonic() < end, "it does not come to that"
-        time.sleep(0)
+        time.sleep(LOOK)
 
 
 @contextlib.contextmanager
@@ -149,5 +153,5 @@ def nothing_left() -> Iterator[None]:
 
     end = time.monotonic() + SOON
     while left() and time.monotonic() < end:
-        time.sleep(0)
+        time.sleep(LOOK)
     assert not left(), f"{left()} (before, after)"
