@@ -28,6 +28,8 @@ CHUNK = 1 << 20
 SMALL = 1200
 # What is no `bytes` object is copied before the core takes it, or a part of it: so not all of it at once.
 OFFER = 256 << 10
+MOST_WRITES = 64
+"""Whose counts are kept one by one."""
 
 
 class Half(ABC):
@@ -44,7 +46,8 @@ class Half(ABC):
         self._finished = False  # our FIN was sent
         self._reset = False  # we gave up
         self._stopped_by_peer: int | None = None  # the code, likewise
-        self._written = 0
+        self._writes = [0]
+        """What each write had taken; those of long ago in one sum."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} of {self._connection!r}>"
@@ -209,7 +212,7 @@ class SendingHalf(Half):
     @property
     def bytes_written(self) -> int:
         """How many bytes the connection has taken so far; right also after a `write` that was cancelled."""
-        return self._written
+        return sum(self._writes)
 
     def reset(self, code: int = 0) -> None:
         """Give the stream up (RESET_STREAM, RFC 9000 §3.1): what was not delivered is dropped.
@@ -254,11 +257,15 @@ class SendingHalf(Half):
         if self._finished:
             raise LocalProtocolError(f"stream {self.id} was finished by this end", peer=self._connection.peer)
         try:
-            taken = self._core.write(self.id, data, len(data) < SMALL and self._connection._pump.gather())
+            later = len(data) < SMALL and self._connection._pump.gather()
+            # A Ctrl-C may come as soon as the core returns, before a statement could keep what it says: `extend` can.
+            self._writes.extend(map(self._core.write, (self.id,), (data,), (later,)))
         except StreamStopped as error:
             self._give_up(error.code)
             raise self._unwritable() from None
-        self._written += taken
+        taken = self._writes[-1]
+        if len(self._writes) > MOST_WRITES:
+            self._writes = [sum(self._writes)]
         return taken
 
     def _offer(self, view: memoryview, taken: int) -> int:

@@ -111,7 +111,7 @@ class Tunnel(Stream):
             over: called when both directions have ended.
         """
         vars(self).update(vars(stream))  # Whatever it knew, the tunnel knows.
-        self._written = 0
+        self._writes = [0]
         stream._ended = stream._finished = True  # It is not to be cleaned when it is dropped.
         self.status, self.headers, self.protocol = status, headers, protocol
         self._owner = owner
@@ -338,7 +338,7 @@ class Tunnel(Stream):
                 raise self._owner.failure() or lost from None
             self._head = head[both:]
             framing = min(both, len(head))
-            self._written -= framing
+            self._writes.append(-framing)
             # Only what was refused altogether is announced when there is room again.
             if both > framing or not both:
                 return both - framing

@@ -283,7 +283,7 @@ class WebTransportSession:
         except BaseException:
             _give_up(stream)
             raise
-        stream._written = 0
+        stream._writes = [0]
         self._streams.add(stream)
 
     async def _read(self) -> None:
