@@ -715,7 +715,7 @@ class MigrationPolicy:
     def _reject(
         self, route: Route, reason: Literal["no-answer", "no-route"], now: float, pause: float = RETRY[0]
     ) -> list[Action]:
-        self._penalise(route, now, first=pause)
+        self._penalise(route, now, first=pause, answered=False)
         if self._suspect:
             self._in_vain.add(route)
         actions: list[Action] = [Report(PathRejected(route.interface, reason))]
@@ -730,14 +730,22 @@ class MigrationPolicy:
         return [Report(PathRejected(route.interface, "lossy"))]
 
     def _penalise(
-        self, route: Route, now: float, *, first: float = RETRY[0], left: bool = False, lossy: bool = False
+        self,
+        route: Route,
+        now: float,
+        *,
+        first: float = RETRY[0],
+        left: bool = False,
+        lossy: bool = False,
+        answered: bool = True,
     ) -> None:
         """Rule 3: a pause that grows from failure to failure; after a good while without one, the first again."""
         old = self._pauses.get(route)
         recent = old is not None and now < old.until + 2 * old.length
         # In a silence nobody is served meanwhile, so the others are asked as often as the path itself.
         lossy = lossy or (old is not None and old.lossy)
-        longest = LONGEST_PING if self._suspect else LOSSY_PAUSE[1] if lossy else RETRY[1]
+        # Who loses much is not tried for long, lest a transfer suffer; who does not answer at all only costs probes.
+        longest = LONGEST_PING if self._suspect else LOSSY_PAUSE[1] if lossy and answered else RETRY[1]
         length = min(longest, max(first, 2 * old.length)) if old is not None and recent else first
         self._pauses[route] = Pause(now + length, length, left or (old is not None and old.left), lossy)
 

@@ -41,6 +41,7 @@ pytestmark = pytest.mark.lab
 _FAR = "192.0.2.80"
 _FAR6 = "2001:db8::80"
 _WLAN0, _WWAN0 = "wlan0", "wwan0"
+_LOCAL_TABLE = 255
 _INSIDE = "WHIMBREL_INSIDE_A_NAMESPACE"  # Set in the environment of the pytest that is.
 _CANNOT = 77  # The exit status of one that could not make its namespace; its last line says why.
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -406,6 +407,14 @@ class Net:
         self.wwan0 = Route(_WWAN0, self.index(_WWAN0), "10.2.0.2")
         self.wlan0_6 = Route(_WLAN0, self.index(_WLAN0), "fd01::2")
         self.wwan0_6 = Route(_WWAN0, self.index(_WWAN0), "fd02::2")
+        # A kernel thread makes IPv6 addresses the machine's own, a moment later.
+        end = time.monotonic() + 5.0
+        while not {"fd01::2", "fd02::2"} <= self._own() and time.monotonic() < end:
+            time.sleep(0.001)
+
+    def _own(self) -> set[str]:
+        routes = self.ip.get_routes(family=socket.AF_INET6, table=_LOCAL_TABLE)
+        return {route.get_attr("RTA_DST") for route in routes}
 
     def index(self, name: str) -> int:
         return socket.if_nametoindex(name)

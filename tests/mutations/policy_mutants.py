@@ -656,8 +656,14 @@ MUTANTS: Final = (
     Mutant(
         14,
         "swaps two bad networks as often as any",
-        "longest = LONGEST_PING if self._suspect else LOSSY_PAUSE[1] if lossy else RETRY[1]",
+        "longest = LONGEST_PING if self._suspect else LOSSY_PAUSE[1] if lossy and answered else RETRY[1]",
         "longest = LONGEST_PING if self._suspect else RETRY[1]",
+    ),
+    Mutant(
+        14,
+        "seldom asks who lost much and answers nothing",
+        "LOSSY_PAUSE[1] if lossy and answered else RETRY[1]",
+        "LOSSY_PAUSE[1] if lossy else RETRY[1]",
     ),
     Mutant(
         14,

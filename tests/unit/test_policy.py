@@ -1348,6 +1348,15 @@ def test_it_does_not_return_to_a_network_that_answers_now_and_then() -> None:
     assert len([action for _, action in told if isinstance(action, Probe)]) <= 5 * 6
 
 
+def test_who_lost_much_and_answers_nothing_now_is_asked_as_often_as_any() -> None:
+    journey = busy(WIFI, CELLULAR)
+    send(journey, 0.0, 6.0, lost=0.15)
+    told = send(journey, 6.0, 900.0, missing=1)
+    rejected = [time for time, action in told if action == Report(PathRejected("wlan0", "no-answer"))]
+    assert len(rejected) >= 12
+    assert max(pauses_between(rejected)) < 60.0 + 3.0
+
+
 def test_two_networks_that_lose_much_under_load_are_not_swapped_all_the_time() -> None:
     journey = busy(WIFI, CELLULAR)
     send(journey, 0.0, 1800.0, lost=0.15)  # Probes pass, on both.
