@@ -52,7 +52,8 @@ def test_a_transfer_leaves_wifi_that_loses_much(
         lab.wifi.set(loss=0.2)
         client.moved_to("wwan0", timeout=60.0)
         transfer.arrived()
-        assert "lossy" in [move.reason for move in client.moves]
+        # Chance decides whether it seems lossy first or, when several packets in a row are lost, silent.
+        assert {"lossy", "silent"} & {move.reason for move in client.moves}
 
 
 def test_a_metered_network_is_used_when_nothing_else_carries(lab: Laboratory, certificates: Certificates) -> None:

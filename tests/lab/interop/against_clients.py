@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _THERE, _BACK = "wwan0 → wlan0", "wlan0 → wwan0"
 _FIRST, _SECOND = 0.25, 0.6
 """Parts of the download at which something happens."""
+_BEGUN = 0.02
+"""The same for gtlsclient, whose own clock says when it changes its address: well before that."""
 _BUSY = ("--max-data=64K", "--max-stream-data-bidi-local=64K", "--max-window=0", "--max-stream-window=0")
 """Has gtlsclient always have news of its windows under way, which it repeats from its new port. What only receives and
 acknowledges has nothing to repeat, and waits for ever for packets that go to the old one. So does what a lost packet
@@ -85,7 +87,7 @@ def _gtlsclient_there(dispatch: Dispatch) -> Crossed:
     with _place(dispatch) as (lab, site, folder):
         began = time.monotonic()
         with clients.start(lab, site, folder, "gtlsclient", "", "--change-local-addr=1500ms") as client:
-            client.reaches(_FIRST)
+            client.reaches(_BEGUN)
             lab.wifi.join()
             digest = client.finish()
         return _judge(lab, site, digest, [_THERE], began)
@@ -96,7 +98,7 @@ def _gtlsclient_back(dispatch: Dispatch) -> Crossed:
         lab.wifi.join()
         began = time.monotonic()
         with clients.start(lab, site, folder, "gtlsclient", "", "--change-local-addr=1500ms") as client:
-            client.reaches(_FIRST)
+            client.reaches(_BEGUN)
             # Not a cut: it sends nothing when it changes its address, but when something comes that it answers.
             _prefer_cellular(lab)
             digest = client.finish()
