@@ -287,6 +287,22 @@ def test_loss_is_what_was_set(echo: Echo) -> None:
     assert 300 < sent.lost < 500  # Five standard deviations are 90.
 
 
+def test_just_those_packets_are_lost(echo: Echo) -> None:
+    lab = echo.lab
+    lab.wifi.join()
+    lab.wifi.set(loss=0.0)
+    with echo.client() as client:
+        echo.ask(client)  # Whatever the network has to find out first is found out.
+        before = [way.lost for way in lab.wifi.traffic()]  # While it joins, what is sent to it may be lost.
+        lab.wifi.lose(sent=(1, 4), received=(0,))
+        for number in range(6):
+            client.sendto(bytes(number), echo.address(client))
+        _wait_until(lambda: lab.wifi.traffic()[1].frames >= 4)
+    assert [way.lost - lost for way, lost in zip(lab.wifi.traffic(), before, strict=True)] == [2, 1]
+    lengths = [packet.length for packet in lab.wifi.packets if packet.direction == "to_server"]
+    assert lengths[-6:] == list(range(6))  # Those are seen when they leave.
+
+
 def test_the_rate_is_what_was_set_and_the_queue_holds_50_ms(echo: Echo) -> None:
     lab = echo.lab
     lab.wifi.join()

@@ -107,6 +107,8 @@ class Direction:
         self.rate = 1e9  # bytes per second
         self.queue_limit = 0.05  # seconds
         self.silent = False
+        self.lose: list[int] = []
+        """Which UDP packets to lose, counted from the next, which is 0."""
         self.free = 0.0  # When the sender is done with all that is queued.
         self.queue: deque[tuple[float, bytes]] = deque()
         self.frames = self.bytes = self.lost = self.overflowed = 0
@@ -119,7 +121,8 @@ class Direction:
             arrival = min(now, max(now - 0.2, arrival + to_monotonic))  # noqa: PLW2901
             if self.captured_on_entry:
                 self.capture.add(arrival, frame)
-            if self.silent or (loss and chance() < loss):
+            doomed = self.is_doomed(frame) if self.lose else False
+            if doomed or self.silent or (loss and chance() < loss):
                 self.lost += 1
                 continue
             start = max(self.free, arrival)
@@ -128,6 +131,14 @@ class Direction:
                 continue
             self.free = start + len(frame) / rate
             queue.append((self.free + delay, frame))
+
+    def is_doomed(self, frame: bytes) -> bool:
+        """Tell whether it is the turn of one of those to lose, and count it."""
+        if frame[23:24] != b"\x11" if frame[12:14] == b"\x08\x00" else frame[20:21] != b"\x11":
+            return False
+        doomed = 0 in self.lose
+        self.lose = [number - 1 for number in self.lose if number]
+        return doomed
 
     def deliver(self, now: float) -> None:
         """Send what is due out of the exit."""
@@ -190,11 +201,11 @@ def wall_to_monotonic() -> float:
     return min(-time.time() + time.monotonic() for _ in range(5))
 
 
-def change(ways: tuple[Direction, Direction], settings: dict[str, float]) -> None:
-    """Give both directions new settings. Silence also loses what is under way."""
-    for way in ways:
+def change(ways: tuple[Direction, Direction], settings: dict[str, float | list[list[int]]]) -> None:
+    """Give both directions new settings, of a pair one each. Silence also loses what is under way."""
+    for number, way in enumerate(ways):
         for name, value in settings.items():
-            setattr(way, name, value)
+            setattr(way, name, value[number] if isinstance(value, list) else value)
         if way.silent:
             way.lost += len(way.queue)
             way.queue.clear()

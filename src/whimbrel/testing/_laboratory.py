@@ -239,6 +239,10 @@ class AccessNetwork:
         """Carry nothing in either direction, or carry again. The device is not told: link, address and routes stay."""
         self._air.silence(silent)
 
+    def lose(self, sent: Sequence[int] = (), received: Sequence[int] = ()) -> None:
+        """Lose just these UDP packets of those that the device sends and receives from now on; 0 is the next."""
+        self._air.lose(sent, received)
+
     def rebind(self) -> None:
         """Have the router forget its translations: what follows comes from another port, as the server sees it."""
         self._nat.forget()

@@ -18,6 +18,8 @@ from whimbrel.testing import _air
 from whimbrel.testing._capture import Packet, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from whimbrel.testing._namespace import Namespace
 
 
@@ -101,6 +103,10 @@ class Air:
         """Carry nothing, or carry again. What is under way is lost."""
         self._order(silent=silent)
 
+    def lose(self, sent: Sequence[int], received: Sequence[int]) -> None:
+        """Lose these UDP packets from now on, counted from the next one each way, which is 0."""
+        self._order(lose=[list(sent), list(received)])
+
     def traffic(self) -> tuple[Traffic, Traffic]:
         """Return what was carried from the device, and to it."""
         return self._order()
@@ -137,7 +143,7 @@ class Air:
         file = self._file.fileno()
         return os.pread(file, os.fstat(file).st_size - start, start)
 
-    def _order(self, **settings: float) -> tuple[Traffic, Traffic]:
+    def _order(self, **settings: float | list[list[int]]) -> tuple[Traffic, Traffic]:
         with self._lock:
             self._control.send(json.dumps(settings).encode())
             return self._answer()
