@@ -8,6 +8,7 @@ The rules
  3. Nobody answers: three probes, then stay, and ask again after a growing pause, or when the network changes.
  4. A move that brings no packet back within its patience is taken back while the old path lives. One that brings back
     only the peer's question whether we are there: enter the same network anew, once; our answer may have been lost.
+    The question may have been lost as well: where there is no way back, the network is asked itself, as under rule 5.
  5. Silence where something is due: PING; still nothing: probe every other network, the first to answer wins. With
     none, ask the silent path itself now and then: when it answers, move to it anew.
  6. The kernel prefers a network that carries nothing: stay where it works, and return when it answers again.
@@ -802,7 +803,10 @@ class MigrationPolicy:
         from another port: to the server that is a new path, which it tries at once.
         """
         when = self._revival(facts)
-        if when is None or now < when or self.active is None:
+        return [] if when is None or now < when else self._ask_active(now)
+
+    def _ask_active(self, now: float) -> list[Action]:
+        if self.active is None:
             return []
         if not self._may_probe(now):
             self._revive_after = self._next_probe()
@@ -914,9 +918,11 @@ class MigrationPolicy:
         if back is not None and self._is_there(back) and (pinned or _carries(self.routes[0], back)):
             actions = self._reject(self.active, "no-answer", now, ROLLED_BACK_PAUSE)
             return actions + self._move(back, "rolled-back", facts, now)
-        # No way back. That is a silent path, of which we know it already.
+        # No way back. That is a silent path, of which we know it already. What was lost may be the only packet in which
+        # the peer asks about the new path (RFC 9000 §9.3): some never repeat it, but ask again from another port.
         self._suspect_active(facts, now)
-        return [Ping(), *self._not_arrived("no-answer"), *self._steady(facts, now)]
+        asked = self._ask_active(now) if self._revival(facts) is not None and now >= self._revive_after else []
+        return [Ping(), *asked, *self._not_arrived("no-answer"), *self._steady(facts, now)]
 
     def _enter_anew(self, settling: Settling, facts: Facts, now: float) -> list[Action]:
         """The peer asked by PATH_CHALLENGE whether we are there, and does not seem to have got our answer. That may not

@@ -248,6 +248,18 @@ MUTANTS: Final = (
     ),
     Mutant(
         4,
+        "lets a peer wait that asked once, in vain",
+        "self._ask_active(now) if self._revival(facts)",
+        "[] if self._revival(facts)",
+    ),
+    Mutant(
+        4,
+        "asks where it moved to in vain, each time",
+        " and now >= self._revive_after else []",
+        " else []",
+    ),
+    Mutant(
+        4,
         "goes back to a network that is gone",
         "if back is not None and self._is_there(back) and (",
         "if back is not None and (",
@@ -274,8 +286,8 @@ MUTANTS: Final = (
     Mutant(
         4,
         "does not see that a new path without a way back is silent",
-        "        self._suspect_active(facts, now)\n        return [Ping(), *self._not_arrived",
-        "        return [Ping(), *self._not_arrived",
+        "        self._suspect_active(facts, now)\n        asked",
+        "        asked",
     ),
     # 5: Silence.
     Mutant(5, "does not hear silence", "        if not facts.due:\n", "        if True:\n"),

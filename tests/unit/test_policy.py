@@ -366,7 +366,7 @@ def test_a_move_that_failed_without_a_way_back_tries_the_other_networks() -> Non
     journey = Journey(WIFI, WIFI, CELLULAR, CABLE, due=True)
     journey.at(1.0, RoutesChanged((CELLULAR, CABLE)))
     told = [action for _, action in journey.run(1.31)]
-    assert told == [Ping(), Probe(CABLE)]
+    assert told == [Ping(), Probe(CELLULAR), Probe(CABLE)]
     assert Migrate(CABLE, "silent") in journey.at(1.32, ProbeAnswered(CABLE, 0.01))
 
 
@@ -405,6 +405,25 @@ def test_a_peer_that_asks_again_and_again_is_not_waited_for() -> None:
         journey.at(1.0 + step / 10, reached=1.0 + step / 10)
     assert journey.moves() == [Migrate(CELLULAR, "dead"), Migrate(CELLULAR, "restored")]
     assert journey.times(Migrate) == [1.0, 4.0]
+
+
+def test_a_network_that_answers_probes_alone_after_a_move_without_a_way_back_is_entered_anew() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, RoutesChanged((CELLULAR,)))
+    assert journey.run(1.31) == [(1.3, Ping()), (1.3, Probe(CELLULAR))]
+    assert journey.at(1.34, ProbeAnswered(CELLULAR, 0.04)) == [Migrate(CELLULAR, "restored")]
+    journey.at(1.43, reached=1.38, heard=1.42)
+    assert len([action for _, action in journey.run(1.9) if isinstance(action, Probe | Migrate)]) == 0
+    assert journey.policy.active == CELLULAR
+
+
+def test_it_is_not_asked_once_more_when_that_was_in_vain() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, RoutesChanged((CELLULAR,)))
+    journey.run(1.31)
+    journey.at(1.34, ProbeAnswered(CELLULAR, 0.04))
+    asked = [at for at, action in journey.run(8.0) if action == Probe(CELLULAR)]
+    assert asked[0] >= 3.3
 
 
 def test_the_same_network_entered_anew_is_left_for_the_old_path_when_that_was_in_vain() -> None:
