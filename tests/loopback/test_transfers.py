@@ -48,7 +48,7 @@ def plant(root: Path) -> None:
         (root / folder).mkdir()
     for number in range(30):
         (root / "a" / f"{number}.bin").write_bytes(os.urandom(number * 1000))
-    (root / "a" / "b" / "large").write_bytes(os.urandom(3 * MB))
+    (root / "a" / "b" / "large").write_bytes(os.urandom(MB))
     (root / "ü ?#%" / os.fsdecode(b"\xff&+")).write_bytes(b"an odd name")
     (root / ".hidden").write_bytes(b"")
     os.utime(root / ".hidden", (1e9, 1e9))
@@ -89,7 +89,7 @@ async def test_a_tree_arrives_as_it_is(home: Path) -> None:
         assert picture(home / "up" / "tree") == picture(home / "tree")
         assert (home / "up/tree/.hidden").stat().st_mtime == 1e9
         assert {news["status"] for news in said.values()} == {201}
-        assert err.startswith("tree: 33 files, 3.4 MB in ")
+        assert err.startswith("tree: 33 files, 1.4 MB in ")
         assert err.count("\n") == 1
 
 
