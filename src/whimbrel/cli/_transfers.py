@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import whimbrel
     from whimbrel.cli._progress import Progress
     from whimbrel.http import Client, ConnectOptions, Url
+
+PAUSE: Final = 0.25
+"""Seconds until a server that refuses newcomers is asked again."""
 
 
 class Status(IntEnum):
@@ -123,6 +126,7 @@ class Connections:
         self._clients: dict[tuple[str, int], Client] = {}
         self._watching: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._dialling = asyncio.Lock()
+        self._reached: set[tuple[str, int]] = set()
 
     def __contains__(self, url: Url) -> bool:
         return url.origin in self._clients
@@ -156,11 +160,22 @@ class Connections:
     async def to(self, url: Url) -> Client:
         """The connection to a server, made if there is none.
 
+        One that was reached before and refuses newcomers now (RFC 9000 §20.1: CONNECTION_REFUSED) is about to end, and
+        another may take its place: it is asked again until the time to connect is over.
+
         Raises:
             Failure: it cannot be made.
         """
+        loop = asyncio.get_running_loop()
         async with self._dialling:
-            return self._clients.get(url.origin) or await self._connect(url)
+            end = loop.time() + (self._args.timeout if url.origin in self._reached else 0.0)
+            while True:
+                try:
+                    return self._clients.get(url.origin) or await self._connect(url)
+                except NoConnection as failure:
+                    if failure.status is not Status.CANNOT_CONNECT or loop.time() + PAUSE > end:
+                        raise
+                await asyncio.sleep(PAUSE)
 
     async def drop(self, url: Url, client: Client) -> None:
         """Close a connection to a server, unless there is another one already."""
@@ -201,6 +216,7 @@ class Connections:
                 # A name for a CA file that is none; the message says so.
                 raise NoConnection(str(error), Status.CA_FILE) from error
         self._clients[url.origin] = client
+        self._reached.add(url.origin)
         self._watching[url.origin] = asyncio.create_task(self._watch(client.connection))
         return client
 
@@ -285,7 +301,7 @@ def status_text(status: int) -> str:
 
 def broken(url: Url, error: whimbrel.WhimbrelError, *details: str) -> Failure:
     """A connection or a stream that ended before its transfer did."""
-    from whimbrel import ConnectionClosed, ConnectionLost, ProtocolError
+    from whimbrel import ConnectionClosed, ConnectionLost, ProtocolError, StreamReset
     from whimbrel.http import ErrorCode, RequestRejected
 
     what = error.message
@@ -296,7 +312,9 @@ def broken(url: Url, error: whimbrel.WhimbrelError, *details: str) -> Failure:
         what = f"the server closed the connection ({name}{f', {error.reason}' if error.reason else ''})"
     details = tuple(filter(None, details))
     where = f" {details[0]}" if details else ""
-    kind = Broken if isinstance(error, ConnectionLost | ProtocolError | RequestRejected) else Failure
+    # A server that ends lets go of its requests before it lets go of its connections.
+    let_go = isinstance(error, StreamReset) and error.code == ErrorCode.H3_REQUEST_CANCELLED
+    kind = Broken if let_go or isinstance(error, ConnectionLost | ProtocolError | RequestRejected) else Failure
     return kind("; ".join([f"{url}: {what}{where}", *details[1:]]), Status.INCOMPLETE)
 
 
