@@ -31,6 +31,9 @@ const CLIENT_ID_LENGTH: usize = 8;
 /// so this is longer than a path may well be silent.
 const CLIENT_ID_LIFETIME: Duration = Duration::from_secs(30);
 
+/// Bytes for datagrams that came in, allocated at once.
+const ARRIVALS: usize = 12_000;
+
 /// A datagram that came in. `at` is when, in the caller's seconds.
 #[derive(Clone, Copy)]
 pub struct Datagram<'a> {
@@ -95,6 +98,8 @@ pub struct Endpoint {
     newcomers: VecDeque<(Instant, u64)>,
     /// Connections that we closed and whose peers may not know.
     unanswered: HashSet<u64>,
+    /// Room that several datagrams share, each with a piece of its own.
+    arrivals: BytesMut,
     /// What happened since it was last taken.
     pub news: VecDeque<News>,
 }
@@ -131,6 +136,7 @@ impl Endpoint {
             tally: Tally::default(),
             newcomers: VecDeque::new(),
             unanswered: HashSet::new(),
+            arrivals: BytesMut::new(),
             news: VecDeque::new(),
         }
     }
@@ -171,6 +177,16 @@ impl Endpoint {
         number
     }
 
+    /// A copy for the engine, which keeps what the application has not read. To ask the allocator for each would take
+    /// longer than to copy it; to have many share their memory, one unread byte would keep all of it.
+    fn keep(&mut self, data: &[u8]) -> BytesMut {
+        if self.arrivals.capacity() < data.len() {
+            self.arrivals = BytesMut::with_capacity(ARRIVALS.max(data.len()));
+        }
+        self.arrivals.extend_from_slice(data);
+        self.arrivals.split()
+    }
+
     /// Takes in one datagram. An answer that belongs to no connection is written to `response`. `active` says whether
     /// this is the path that the connection uses.
     pub fn receive(
@@ -183,7 +199,8 @@ impl Endpoint {
         let Datagram { data, source, local, ecn, at } = datagram;
         let ecn = EcnCodepoint::from_bits(ecn);
         response.clear();
-        match self.proto.handle(now, source, local, ecn, BytesMut::from(data), response) {
+        let kept = self.keep(data);
+        match self.proto.handle(now, source, local, ecn, kept, response) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let Some(&number) = self.numbers.get(&handle) else { return Received::default() };
                 let Some(connection) = self.connections.get_mut(&number) else { return Received::default() };
