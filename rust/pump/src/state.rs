@@ -23,8 +23,9 @@ use crate::{
 /// Datagrams in one send: speed comes from large batches, and a UDP payload ends at 64 KiB.
 const BATCH: usize = 40;
 const MAX_BATCH_BYTES: usize = 65_000;
-/// Messages read before what they brought is answered and told: some, whether they come by one socket or by many.
-const MOST_MESSAGES: usize = 128;
+/// Datagrams read before what they brought is answered and told, nearly: one batch of full messages. Of more, the first
+/// would have left the processor's cache again before the application reads them.
+const MOST_DATAGRAMS: usize = 256;
 /// How long a server listens to the socket of a client that has moved.
 const LATE: Duration = Duration::from_secs(1);
 /// When the socket's buffer is full, how long until the next try.
@@ -78,11 +79,11 @@ impl State {
         if self.closed {
             return;
         }
-        let mut messages = 0;
-        while messages < MOST_MESSAGES {
+        let mut datagrams = 0;
+        while datagrams < MOST_DATAGRAMS {
             match self.receive() {
                 0 => break,
-                count => messages += count,
+                count => datagrams += count,
             }
         }
         self.close_late_sockets();
@@ -99,12 +100,14 @@ impl State {
         let (now, at) = (self.clock.now(), self.clock.seconds());
         let mut answers = Vec::new();
         let mut began = Vec::new();
-        let messages = sockets.receive(|socket, received| {
+        let mut datagrams = 0;
+        sockets.receive(|socket, received| {
             for data in received.data.chunks(received.segment.max(1)) {
                 let datagram = Datagram { data, source: received.source, local: received.local, ecn: received.ecn, at };
                 let active = |number| self.paths.is_active(number, socket, received.local, received.interface);
                 let result = self.engine.receive(now, datagram, active, &mut self.response);
                 self.traffic.received(data.len());
+                datagrams += 1;
                 if let Some(answer) = result.answer {
                     answers.push((socket, answer, mem::take(&mut self.response)));
                 }
@@ -120,7 +123,7 @@ impl State {
         for (socket, answer, data) in answers {
             self.answer(Some(socket), &answer, &data);
         }
-        messages
+        datagrams
     }
 
     pub(crate) fn receive_one(

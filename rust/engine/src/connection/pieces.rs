@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Pieces that the application could not read, from which on they are taken out of the engine.
-pub(super) const MANY: u32 = 512;
+pub(super) const MANY: u32 = 1024;
 /// What a small piece may keep in memory: the packet that it came in.
 const PACKET: usize = 1500;
 /// The window follows what waits here by steps of this part of it: each is a frame to the peer.
@@ -63,6 +63,22 @@ impl Pieces {
         taken
     }
 
+    /// A piece that came. What follows on what was read and handed out is handed out as well.
+    fn take_or_add(&mut self, offset: u64, mut bytes: Bytes, limit: usize, take: &mut impl FnMut(Bytes)) -> usize {
+        if limit == 0 || offset != self.next {
+            self.add(offset, bytes);
+            return 0;
+        }
+        if bytes.len() > limit {
+            let rest = bytes.split_off(limit);
+            self.add(offset + limit as u64, rest);
+        }
+        let taken = bytes.len();
+        self.next += taken as u64;
+        take(bytes);
+        taken
+    }
+
     fn clear(&mut self) {
         self.waiting.clear();
         self.held = 0;
@@ -76,22 +92,28 @@ fn weight(bytes: &Bytes) -> u64 {
 impl Connection {
     /// Takes all that has come of a stream out of the engine, in whatever order. From now on it is read here.
     pub(super) fn take_out(&mut self, stream: StreamId) {
+        self.read_out(stream, 0, &mut |_| ());
+    }
+
+    /// The same, and hands out up to `limit` bytes that follow on what was read; returns how many there were.
+    fn read_out(&mut self, stream: StreamId, limit: usize, take: &mut impl FnMut(Bytes)) -> usize {
         let id = stream.into();
-        let Some(halves) = self.streams.get_mut(&id) else { return };
+        let Some(halves) = self.streams.get_mut(&id) else { return 0 };
         halves.unread = 0;
         let read = halves.read;
         let pieces = self.pieces.entry(id).or_insert_with(|| Pieces { next: read, ..Pieces::default() });
+        let mut taken = pieces.take(limit, take);
         if pieces.end.is_some() {
-            return;
+            return taken;
         }
         let mut source = self.proto.recv_stream(stream);
         let Ok(mut chunks) = source.read(false) else {
             pieces.end = Some(Err(StreamFailure::Closed));
-            return;
+            return taken;
         };
         pieces.end = loop {
             match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) => pieces.add(chunk.offset, chunk.bytes),
+                Ok(Some(chunk)) => taken += pieces.take_or_add(chunk.offset, chunk.bytes, limit - taken, take),
                 Ok(None) => break Some(Ok(Read::End)),
                 Err(ReadError::Blocked) => break None,
                 Err(ReadError::Reset(code)) => {
@@ -101,7 +123,10 @@ impl Connection {
             }
         };
         let _ = chunks.finalize();
+        // What came last may have filled the gap before what waits.
+        taken += pieces.take(limit - taken, take);
         self.adapt_window();
+        taken
     }
 
     /// `read`, of a stream whose pieces are put in order here.
@@ -112,14 +137,12 @@ impl Connection {
         mut take: impl FnMut(Bytes),
     ) -> Result<Read, StreamFailure> {
         self.owes = true;
-        self.take_out(stream);
-        let id = stream.into();
-        let Some(pieces) = self.pieces.get_mut(&id) else { return Err(StreamFailure::Closed) };
-        let taken = pieces.take(limit, &mut take);
+        let taken = self.read_out(stream, limit, &mut take);
         if taken > 0 {
-            self.adapt_window();
             return Ok(Read::Bytes(taken));
         }
+        let id = stream.into();
+        let Some(pieces) = self.pieces.get_mut(&id) else { return Err(StreamFailure::Closed) };
         let Some(end) = pieces.end.take() else { return Ok(Read::Blocked) };
         self.pieces.remove(&id);
         self.received_all(id);
@@ -174,6 +197,17 @@ mod tests {
         assert_eq!(taken(&mut pieces, 2), b"cd");
         assert_eq!(taken(&mut pieces, 2), b"e");
         assert_eq!(pieces.held, 0);
+    }
+
+    #[test]
+    fn what_follows_on_what_was_read_does_not_wait() {
+        let (mut pieces, mut all) = (Pieces::default(), Vec::new());
+        let mut hand_out = |bytes: Bytes| all.extend_from_slice(&bytes);
+        assert_eq!(pieces.take_or_add(0, Bytes::from_static(b"abc"), 9, &mut hand_out), 3);
+        assert_eq!(pieces.take_or_add(5, Bytes::from_static(b"fg"), 6, &mut hand_out), 0);
+        assert_eq!(pieces.take_or_add(3, Bytes::from_static(b"de"), 1, &mut hand_out), 1);
+        assert_eq!(all, b"abcd");
+        assert_eq!(taken(&mut pieces, 9), b"efg");
     }
 
     #[test]
