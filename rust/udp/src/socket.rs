@@ -247,8 +247,8 @@ impl Socket {
     /// IPv4 obeys interface and source together. IPv6 takes the interface for a mere wish once it is told a source:
     /// with two default routes the packet leaves by the preferred one, whatever the pin says (Linux 6.18; link-local
     /// destinations excepted). Without a source it obeys, and takes the address that it prefers on that interface, the
-    /// same that it names when asked for a route. Of a socket that is bound to the interface it obeys both. A server has it the other way round: its answer must come from the
-    /// address that was asked, by whichever interface.
+    /// same that it names when asked for a route. Of a socket that is bound to the interface it obeys both. A server has
+    /// it the other way round: its answer must come from the address that was asked, by whichever interface.
     fn enforceable(&self, pin: Pin, destination: SocketAddr) -> Pin {
         match destination.ip() {
             IpAddr::V4(_) => pin,
