@@ -81,9 +81,10 @@ impl State {
         }
         let mut datagrams = 0;
         while datagrams < MOST_DATAGRAMS {
-            match self.receive() {
-                0 => break,
-                count => datagrams += count,
+            let (count, more) = self.receive();
+            datagrams += count;
+            if !more {
+                break;
             }
         }
         self.close_late_sockets();
@@ -95,13 +96,15 @@ impl State {
         self.sort_news();
     }
 
-    fn receive(&mut self) -> usize {
-        let Wire::Sockets(sockets) = &mut self.wire else { return 0 };
+    /// Takes in one batch of every socket that has any; returns how many datagrams there were, and whether there may be
+    /// more.
+    fn receive(&mut self) -> (usize, bool) {
+        let Wire::Sockets(sockets) = &mut self.wire else { return (0, false) };
         let (now, at) = (self.clock.now(), self.clock.seconds());
         let mut answers = Vec::new();
         let mut began = Vec::new();
         let mut datagrams = 0;
-        sockets.receive(|socket, received| {
+        let more = sockets.receive(|socket, received| {
             for data in received.data.chunks(received.segment.max(1)) {
                 let datagram = Datagram { data, source: received.source, local: received.local, ecn: received.ecn, at };
                 let active = |number| self.paths.is_active(number, socket, received.local, received.interface);
@@ -123,7 +126,7 @@ impl State {
         for (socket, answer, data) in answers {
             self.answer(Some(socket), &answer, &data);
         }
-        datagrams
+        (datagrams, more)
     }
 
     pub(crate) fn receive_one(
