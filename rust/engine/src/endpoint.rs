@@ -33,6 +33,8 @@ const CLIENT_ID_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Bytes for datagrams that came in, allocated at once.
 const ARRIVALS: usize = 12_000;
+/// Smaller datagrams are none of a bulk transfer's, and have their own.
+const BULK: usize = 1_000;
 
 /// A datagram that came in. `at` is when, in the caller's seconds.
 #[derive(Clone, Copy)]
@@ -177,9 +179,12 @@ impl Endpoint {
         number
     }
 
-    /// A copy for the engine, which keeps what the application has not read. To ask the allocator for each would take
-    /// longer than to copy it; to have many share their memory, one unread byte would keep all of it.
+    /// A copy for the engine, which keeps what the application has not read. To ask the allocator for each large one takes
+    /// longer than to copy it. But few share their memory: one unread byte keeps all of it.
     fn keep(&mut self, data: &[u8]) -> BytesMut {
+        if data.len() < BULK {
+            return BytesMut::from(data);
+        }
         if self.arrivals.capacity() < data.len() {
             self.arrivals = BytesMut::with_capacity(ARRIVALS.max(data.len()));
         }

@@ -20,7 +20,8 @@ use super::{
 
 /// Pieces that the application could not read, from which on they are taken out of the engine.
 pub(super) const MANY: u32 = 1024;
-/// What a small piece may keep in memory: the packet that it came in.
+/// What a small piece may keep in memory: the packet that it came in. Of a hostile peer's, that and its neighbours
+/// (`Endpoint::keep`): eight times as much.
 const PACKET: usize = 1500;
 /// The window follows what waits here by steps of this part of it: each is a frame to the peer.
 const STEP: u64 = 8;
