@@ -391,3 +391,26 @@ async def test_what_was_written_just_before_the_end_arrives(ends: tuple[Connecti
     await here.write(b"last words")
     await ends[0].close()
     assert await there.readexactly(10) == b"last words"
+
+
+async def test_requests_that_are_made_at_once_share_packets(ends: tuple[Connection, Connection]) -> None:
+    """Also where each looks for its answer right away."""
+    client, server = ends
+    streams = [await client.open_stream() for _ in range(50)]
+    before = client.stats().datagrams_sent
+
+    async def ask(stream: Stream) -> bytes:
+        await stream.write(b"ping")
+        await stream.finish()
+        return await stream.read()
+
+    async def answer() -> None:
+        for _ in streams:
+            stream = await server.accept_stream()
+            assert isinstance(stream, whimbrel.Stream)
+            await stream.write(await stream.read())
+            await stream.finish()
+
+    *answers, _ = await asyncio.gather(*map(ask, streams), answer())
+    assert answers == [b"ping"] * 50
+    assert client.stats().datagrams_sent - before < 25
