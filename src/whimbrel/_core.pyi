@@ -142,6 +142,7 @@ class Facts:
 
     heard: float  # when the last authenticated packet came over the active path, probes aside; -inf: none yet
     reached: float  # the same, probes included
+    flowing: float  # since when they have come without a pause of 20 ms; inf: they do not, or nobody looked closely
     due: bool  # streams are open or data is unacknowledged: something is expected
     rtt: float
     pto: float
@@ -232,7 +233,7 @@ class Connection:
     def leaves_from(self, source: str) -> None: ...  # the address that the kernel has chosen
     # state: "probing_started", "probing_successful" or "probing_abandoned", of the path from this address
     def probing(self, state: str, source: str) -> None: ...
-    def facts(self) -> Facts: ...
+    def facts(self, close: bool = True) -> Facts: ...  # close: whether to say since when packets flow
     def stats(self) -> Stats: ...
 
 @final

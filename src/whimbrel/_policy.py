@@ -10,7 +10,8 @@ The rules
     only the peer's question whether we are there: enter the same network anew, once; our answer may have been lost.
     The question may have been lost as well: where there is no way back, the network is asked itself, as under rule 5.
  5. Silence where something is due: PING; still nothing: probe every other network, the first to answer wins. With
-    none, ask the silent path itself now and then: when it answers, move to it anew.
+    none, ask the silent path itself now and then: when it answers, move to it anew. Where packets came in an unbroken
+    flow, a break in it is silence already, and the others are asked together with the PING.
  6. The kernel prefers a network that carries nothing: stay where it works, and return when it answers again.
  7. No network: hold. The first route that appears is used at once. After `Migration.outage`: give up.
  8. The peer forbids moving: stay while the path lives, hold for its return when it does not.
@@ -121,6 +122,11 @@ REVIVAL: Final = (2.0, 15.0)
 it anew, each of which takes a connection ID."""
 LONGEST_PING: Final = 15.0
 """Pause between PINGs on a quiet, living path: shorter than what NATs give UDP (30 s and more)."""
+FLOW: Final = (0.5, 60.0)
+"""How long packets must have come without a pause for a break to mean anything: at first, and at most. Each break that
+the network did not cause doubles it: radios that scan, and servers that think, are soon left in peace."""
+BREAK: Final = 0.025
+"""The shortest break: more than a queue that was overfilled leaves without a packet; otherwise two round trips."""
 BLINK: Final = 0.1
 """How long a way may be gone and still be the same path: less than a PTO, so that nobody has backed off. Some DHCP
 clients take the route away for a moment whenever they renew (busybox's script)."""
@@ -258,6 +264,8 @@ class Pinged:
     last: float
     wait: float
     interval: float
+    hasty: bool = False
+    """A flow broke off. The others are asked already; one PTO, with two PINGs, is enough."""
     suspect: bool = False
     """Two PTOs without any packet: the path carries nothing, as far as we can tell."""
 
@@ -336,6 +344,7 @@ class MigrationPolicy:
         self._probes_paid_until = -math.inf  # the rate limit's only memory: see _may_probe
         self._revive_after = -math.inf  # the silent active path is not asked before this …
         self._revive_pause = REVIVAL[0]  # … and the pause after the next move to it anew
+        self._flow = FLOW[0]  # how long one must have been unbroken for its end to mean anything
         self._leap_after = -math.inf  # no move on trust in a silence before this …
         self._leap_pause = RETRY[0]  # … and the next such pause
         self._in_vain: set[Route] = set()  # who was asked in this silence, and did not answer
@@ -442,21 +451,29 @@ class MigrationPolicy:
             # Only the answer came: a quiet, living path (a long poll) is asked half as often each time.
             pinged, prompt = self._watch, facts.heard <= self._watch.first + _two_ptos(facts)
             interval = min(LONGEST_PING, 2 * pinged.interval) if prompt else silence
+            if pinged.hasty:
+                self._doubt_flows()
             self._watch = Listening(pinged.first, interval, facts.heard)
         match self._watch:
             case Listening(since, interval, answered):
                 if interval > silence and facts.heard > answered:
                     interval = silence
                     self._watch = Listening(since, interval, answered)
+                if now >= self._broken_off(facts):
+                    self._watch = Pinged(now, now, max(facts.pto, BREAK) / 2, interval, hasty=True)
+                    return [Ping()]
                 if now >= max(facts.heard, since) + interval:
                     self._watch = Pinged(now, now, _two_ptos(facts), interval)
                     return [Ping()]
-            case Pinged(first, last, wait, interval, suspect) if now >= last + wait:
+            case Pinged(first, last, wait, interval, hasty, suspect) if now >= last + wait:
+                if hasty and last == first:  # It may have been a nap of the radio, in which the PING was lost.
+                    self._watch = Pinged(first, now, wait, interval, hasty)
+                    return [Ping()]
                 if not suspect:
                     self._in_vain.clear()
                     # They were for as long as this path works. But two bad paths are not to be swapped all the time.
                     self._end_pauses(now, spare=FLAP_MEMORY)
-                self._watch = Pinged(first, now, min(2 * wait, LONGEST_PING), interval, True)
+                self._watch = Pinged(first, now, min(2 * wait, LONGEST_PING), interval, hasty, True)
                 return [Ping()]
             case _:
                 pass
@@ -465,6 +482,20 @@ class MigrationPolicy:
     @property
     def _suspect(self) -> bool:
         return isinstance(self._watch, Pinged) and self._watch.suspect
+
+    def _broken_off(self, facts: Facts) -> float:
+        """When a flow of packets has broken off, if nothing comes by then."""
+        if not self._may_search(facts) or not self._others() or facts.heard < facts.flowing + self._flow:
+            return math.inf
+        return facts.heard + min(max(BREAK, 2 * facts.rtt), self._settings.silence)
+
+    def _doubt_flows(self) -> None:
+        self._flow = min(FLOW[1], 2 * self._flow)
+
+    @property
+    def _in_doubt(self) -> bool:
+        """The active path may be silent, and it is worth to know who is not."""
+        return isinstance(self._watch, Pinged) and (self._watch.hasty or self._watch.suspect)
 
     # Is it a bad one? ------------------------------------------------------------------------------------------------
 
@@ -551,8 +582,11 @@ class MigrationPolicy:
     def _answered(self, probing: Probing, route: Route, rtt: float, facts: Facts, now: float) -> list[Action]:
         report: list[Action] = [Report(PathProbed(route.interface, rtt))]
         if probing.reason == "silent":
-            # Where not, the active path was heard in the meantime.
-            return report + (self._leave_silent(route, facts, now) if self._suspect else [])
+            if not self._suspect:  # It is soon, unless the active path is heard; then this was asked in vain.
+                waiting = tuple(replace(a, answers=1, next=math.inf) if a.route == route else a for a in probing.asked)
+                self._state = replace(probing, asked=waiting)
+                return report
+            return report + self._leave_silent(route, facts, now)
         asked = tuple(replace(a, answers=a.answers + 1) if a.route == route else a for a in probing.asked)
         if any(a.route == route and a.answers < a.needed for a in asked):
             self._state = replace(probing, asked=asked)
@@ -619,6 +653,8 @@ class MigrationPolicy:
         wish = self._wish()
         if self._suspect and self._may_search(facts) and not (self._server_silent and self._requested):
             return self._search(facts, now)
+        if self._in_doubt and self._may_search(facts) and not self._server_silent and self._askable(now):
+            return self._probe(Probing("silent", ()), facts, now)
         if wish is None or facts.peer_forbids or now < self._wish_after(*wish):
             return []
         route, reason = wish
@@ -663,8 +699,10 @@ class MigrationPolicy:
         self._state = probing
         asked = [a for a in probing.asked if a.route in self.routes and a.route != self.active]
         if probing.reason == "silent":
-            if not self._suspect:  # Heard again, or nothing is due any more.
+            if not self._in_doubt:  # Heard again, or nothing is due any more.
                 return self._steady(facts, now)
+            if self._suspect and (answered := [a.route for a in asked if a.answers]):
+                return self._leave_silent(self._best(answered), facts, now)
             known = {a.route for a in asked}
             asked += [Asked(r, 0, now) for r in self._askable(now) if r not in known]
         elif self._suspect and self._may_search(facts):
@@ -825,6 +863,8 @@ class MigrationPolicy:
         if self.active is not None:
             # Where much was lost before, one answer would not say that it is over.
             self._penalise(self.active, now, left=True, lossy=self._lossy_spans > 0)
+        if isinstance(self._watch, Pinged) and self._watch.hasty:
+            self._doubt_flows()
         return self._move(route, "silent", facts, now, proven=self._server_answers)
 
     def _suspect_active(self, facts: Facts, now: float) -> None:
@@ -1028,7 +1068,7 @@ class MigrationPolicy:
                 return None
         match self._watch:
             case Listening(since, interval):
-                times.append(max(facts.heard, since) + interval)
+                times.append(min(max(facts.heard, since) + interval, self._broken_off(facts)))
             case Pinged(_, last, wait):
                 times.append(last + wait)
             case Quiet():

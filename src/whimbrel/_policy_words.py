@@ -28,6 +28,8 @@ class Facts(Protocol):
     @property
     def reached(self) -> float: ...  # … probing packets (RFC 9000 §9.1), or with them; -inf: none yet
     @property
+    def flowing(self) -> float: ...  # since when they have come without a pause; inf: they do not
+    @property
     def due(self) -> bool: ...  # streams are open or data is unacknowledged: something is expected
     @property
     def rtt(self) -> float: ...

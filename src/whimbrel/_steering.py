@@ -85,6 +85,10 @@ class Surroundings(Protocol):
     def plan(self, steering: Steering) -> None:
         """`Steering.deadline` may be another."""
 
+    @property
+    def few(self) -> bool:
+        """Whether there is time to look at each connection many times a second."""
+
 
 class Steering:
     """Joins one client connection of the core to a `MigrationPolicy`."""
@@ -284,7 +288,7 @@ class Steering:
         if self.over:
             return
         try:
-            facts = self._core.facts()
+            facts = self._core.facts(self._surroundings.few)
         except RuntimeError:  # It is gone; the news of that are on their way.
             self.end()
             return

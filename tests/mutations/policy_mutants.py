@@ -306,14 +306,14 @@ MUTANTS: Final = (
     Mutant(
         5,
         "never suspects a path",
-        "min(2 * wait, LONGEST_PING), interval, True)",
+        "min(2 * wait, LONGEST_PING), interval, hasty, True)",
         "min(2 * wait, LONGEST_PING), interval, False)",
     ),
     Mutant(
         5,
         "suspects a path at the first PING",
         "self._watch = Pinged(now, now, _two_ptos(facts), interval)\n",
-        "self._watch = Pinged(now, now, _two_ptos(facts), interval, True)\n",
+        "self._watch = Pinged(now, now, _two_ptos(facts), interval, suspect=True)\n",
     ),
     Mutant(
         5,
@@ -334,8 +334,8 @@ MUTANTS: Final = (
     Mutant(
         5,
         "moves in a silence that is over",
-        "return report + (self._leave_silent(route, facts, now) if self._suspect else [])",
-        "return report + self._leave_silent(route, facts, now)",
+        "            if not self._suspect:  # It is soon",
+        "            if False:  # It is soon",
     ),
     Mutant(
         5,
@@ -366,6 +366,17 @@ MUTANTS: Final = (
     Mutant(
         5, "swaps two bad networks all the time", "self._end_pauses(now, spare=FLAP_MEMORY)", "self._end_pauses(now)"
     ),
+    Mutant(
+        5,
+        "does not see a flow break off",
+        "                if now >= self._broken_off(facts):",
+        "                if False:",
+    ),
+    Mutant(5, "asks once in a broken flow", "if hasty and last == first:", "if False:"),
+    Mutant(5, "takes every pause for a break", "facts.heard < facts.flowing + self._flow", "False"),
+    Mutant(5, "asks nobody beside the PING", "if self._in_doubt and self._may_search(facts)", "if False"),
+    Mutant(5, "forgets who answered beside the PING", "if self._suspect and (answered :=", "if False and (answered :="),
+    Mutant(5, "takes breaks for silence for ever", "self._flow = min(FLOW[1], 2 * self._flow)", "pass"),
     # 6: A preferred network that carries nothing.
     Mutant(
         6,

@@ -60,6 +60,7 @@ TICKS_PER_SECOND = 50
 class Known:
     heard: float = -math.inf
     reached: float = -math.inf
+    flowing: float = math.inf
     due: bool = False
     rtt: float = 0.040
     pto: float = 0.100
@@ -119,7 +120,7 @@ class World:
 
     def tell(self, event: Event) -> None:
         if self.streaming and self.facts.due and self.carries() and self.now >= self.flowing_since:
-            self.facts = replace(self.facts, heard=self.now)
+            self.facts = replace(self.facts, heard=self.now, flowing=self.flowing_since)
             self.send()
         before = self.policy.active
         actions = self.policy.handle(event, self.facts, self.now)
@@ -168,7 +169,7 @@ class World:
                 assert self.facts.confirmed
                 assert not self.facts.peer_forbids
                 ids = max(0, self.facts.spare_ids - 1)
-                self.facts = replace(self.facts, heard=-math.inf, reached=-math.inf, spare_ids=ids)
+                self.facts = replace(self.facts, heard=-math.inf, reached=-math.inf, flowing=math.inf, spare_ids=ids)
                 self.answer_lost, self.mute = False, self.answer_lost
                 self.facts = replace(self.facts, pto=max(self.pto, 2 * RTTS[ROUTES.index(route)]))
                 self.flowing_since = self.now + RTTS[ROUTES.index(route)]

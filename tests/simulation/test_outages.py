@@ -18,7 +18,7 @@ from tests.simulation.support import (
     ids_by_address,
     shared,
 )
-from whimbrel import Migration, NetworkLost, NetworkRestored, OutageTimeout, PathRejected
+from whimbrel import Migration, NetworkLost, NetworkRestored, OutageTimeout, PathRejected, _control
 from whimbrel.testing._simulation import SimulatedServer
 
 if TYPE_CHECKING:
@@ -110,6 +110,41 @@ def test_a_black_hole_is_left_within_a_second(network: SimulatedNetwork, upload:
     assert transfer.longest_silence < 1.0
     assert [move.reason for move in network.moves] == ["silent"]
     assert wifi.connection_ids.isdisjoint(cellular.connection_ids)
+
+
+@UP_AND_DOWN
+def test_a_flow_that_breaks_off_is_not_waited_for_long(network: SimulatedNetwork, upload: bool) -> None:
+    wifi, _ = add_wifi(network), add_cellular(network)
+    transfer = network.upload(BYTES) if upload else network.download(BYTES)
+    network.at(SETTLED, wifi.silence)
+    network.run()
+    assert transfer.complete
+    assert transfer.longest_silence < 0.3
+    assert [move.reason for move in network.moves] == ["silent"]
+
+
+def test_a_crowd_of_connections_is_not_looked_at_so_closely(
+    network: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_control, "FEW", 0)
+    wifi, _ = add_wifi(network), add_cellular(network)
+    transfer = network.download(BYTES)
+    network.at(SETTLED, wifi.silence)
+    network.run()
+    assert transfer.complete
+    assert 0.3 < transfer.longest_silence < 1.0
+
+
+def test_a_radio_that_naps_keeps_what_flows_over_it(network: SimulatedNetwork) -> None:
+    wifi, _ = add_wifi(network), add_cellular(network)
+    transfer = network.download(BYTES)
+    for nap in range(12):
+        network.at(SETTLED + nap / 4, wifi.silence)
+        network.at(SETTLED + nap / 4 + 0.04, lambda: wifi.silence(False))
+    network.run()
+    assert transfer.complete
+    assert network.moves == []
+    assert len(network.probes) <= 3
 
 
 @pytest.mark.parametrize("every", [1.0, 0.05], ids=["now and then", "all the time"])

@@ -48,6 +48,7 @@ class Known:
 
     heard: float = -math.inf
     reached: float = -math.inf
+    flowing: float = math.inf
     due: bool = False
     rtt: float = 0.040
     pto: float = 0.100
@@ -475,6 +476,69 @@ def test_silence_where_something_is_due_is_asked_about_and_then_the_others_are()
     ]
     assert journey.at(1.5, ProbeAnswered(CABLE, 0.02)) == [Report(PathProbed("eth0", 0.02)), Migrate(CABLE, "silent")]
     assert journey.at(1.51, ProbeAnswered(CELLULAR, 0.03)) == []  # The first to answer has won.
+
+
+def test_a_flow_that_breaks_off_is_silence_already_and_the_others_are_asked_beside_the_ping() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, heard=1.0, flowing=0.5)
+    assert journey.run(1.09) == [(1.08, Ping()), (1.08, Probe(CELLULAR))]
+    assert journey.at(1.12, ProbeAnswered(CELLULAR, 0.04)) == [Report(PathProbed("wwan0", 0.04))]
+    assert journey.run(1.2) == [(1.13, Ping()), (1.18, Ping()), (1.18, Migrate(CELLULAR, "silent"))]
+
+
+def test_of_two_that_answer_before_a_broken_flow_is_given_up_the_preferred_one_wins() -> None:
+    journey = Journey(WIFI, WIFI, CABLE, CELLULAR, due=True)
+    journey.at(1.0, heard=1.0, flowing=0.5)
+    journey.at(1.11, ProbeAnswered(CELLULAR, 0.03))
+    journey.at(1.12, ProbeAnswered(CABLE, 0.04))
+    journey.run(1.2)
+    assert journey.moves() == [Migrate(CABLE, "silent")]
+
+
+def test_a_flow_that_goes_on_after_a_break_stays_and_the_next_must_have_been_longer() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, heard=1.0, flowing=0.5)
+    journey.at(1.12, ProbeAnswered(CELLULAR, 0.04))
+    assert journey.at(1.13, heard=1.13, flowing=1.13) == []
+    assert journey.run(1.3) == []
+    journey.at(2.1, heard=2.1)  # 0.97 s, of which 1 is needed now.
+    assert journey.run(2.29) == []
+    journey.at(2.29, heard=2.29)
+    assert journey.run(2.4) == [(2.37, Ping()), (2.37, Probe(CELLULAR))]
+    journey.at(2.4, heard=2.4, flowing=2.4)
+    journey.at(4.3, heard=4.3)
+    assert journey.run(4.49) == []
+
+
+def test_a_network_that_was_left_in_haste_is_given_more_time() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True)
+    journey.at(1.0, heard=1.0, flowing=0.5)
+    journey.at(1.12, ProbeAnswered(CELLULAR, 0.04))
+    journey.run(1.2)
+    journey.at(1.3, heard=1.3, flowing=1.3)
+    journey.at(2.2, heard=2.2)
+    journey.run(2.39)
+    assert journey.times(Ping)[-1] < 2.2  # 0.9 s of a flow are too few now.
+
+
+@pytest.mark.parametrize(
+    ("settings", "ways", "flowing"),
+    [
+        (Migration(), (WIFI, CELLULAR), 0.51),  # not long enough
+        (Migration(), (WIFI,), 0.0),  # nobody else to ask
+        (Migration(sockets="connected"), (WIFI, CELLULAR), 0.0),
+    ],
+)
+def test_a_break_in_a_flow_is_a_pause_where(settings: Migration, ways: tuple[Route, ...], flowing: float) -> None:
+    journey = Journey(WIFI, *ways, settings=settings, due=True)
+    journey.at(1.0, heard=1.0, flowing=flowing)
+    assert journey.run(1.3) == [(1.2, Ping())]
+
+
+def test_a_flow_over_a_short_path_is_given_time_for_the_queue_that_overflowed() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, due=True, rtt=0.004, pto=0.039)
+    journey.at(1.0, heard=1.0, flowing=0.5)
+    assert journey.run(1.04) == [(1.025, Ping()), (1.025, Probe(CELLULAR))]
 
 
 def test_silence_where_nothing_is_due_means_nothing_and_costs_no_timer() -> None:

@@ -86,6 +86,8 @@ pub struct Connection {
     granted: u64,
     terms: PeerTerms,
     heard: f64,
+    /// Since when it was heard without a pause.
+    flowing: f64,
     reached: f64,
     listening: bool,
     /// Whoever asked for the facts was told that nothing is due, and has not been told otherwise.
@@ -146,6 +148,7 @@ impl Connection {
             granted: window,
             terms: PeerTerms::default(),
             heard: f64::NEG_INFINITY,
+            flowing: f64::INFINITY,
             reached: f64::NEG_INFINITY,
             listening: true,
             seen_idle: false,

@@ -270,8 +270,9 @@ impl Connection {
         Ok(())
     }
 
-    fn facts(&self, py: Python<'_>) -> PyResult<Facts> {
-        self.look(py, engine::Connection::facts).map(Facts::from)
+    #[pyo3(signature = (close=true))]
+    fn facts(&self, py: Python<'_>, close: bool) -> PyResult<Facts> {
+        self.look(py, |connection| connection.facts(close)).map(Facts::from)
     }
 
     fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
@@ -330,6 +331,7 @@ fn contiguous<'a>(data: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
 pub(crate) struct Facts {
     heard: f64,
     reached: f64,
+    flowing: f64,
     due: bool,
     rtt: f64,
     pto: f64,
@@ -346,6 +348,7 @@ impl From<engine::Facts> for Facts {
         Self {
             heard: facts.heard,
             reached: facts.reached,
+            flowing: facts.flowing,
             due: facts.due,
             rtt: facts.rtt.as_secs_f64(),
             pto: facts.pto.as_secs_f64(),

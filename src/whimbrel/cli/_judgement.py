@@ -5,6 +5,7 @@ Shared by ``whimbrel watch``, which knows the network alone, and ``whimbrel doct
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ class Standing:
     rtt: float = 0.05
     heard: float = 0.0
     reached: float = 0.0
+    flowing: float = math.inf
     due: bool = False
     confirmed: bool = True
     packets_sent: int = 0

@@ -10,6 +10,9 @@ use quinn_proto::Side;
 use super::{Connection, terms::PeerTerms};
 use crate::news::{Kind, News};
 
+/// Seconds without a packet after which a flow of packets begins anew.
+const PAUSE: f64 = 0.02;
+
 /// What a decision to move needs to know of the active path.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
@@ -17,6 +20,8 @@ pub struct Facts {
     pub heard: f64,
     /// The same, probes included: of a peer that has yet to find out whether we are there.
     pub reached: f64,
+    /// Since when packets have come over it without a pause; a time to come if they do not, or nobody looks for it.
+    pub flowing: f64,
     pub due: bool,
     pub rtt: Duration,
     pub pto: Duration,
@@ -38,7 +43,8 @@ pub(crate) struct Progress {
 }
 
 impl Connection {
-    pub fn facts(&mut self) -> Facts {
+    /// `close`: whether to tell a flow of packets.
+    pub fn facts(&mut self, close: bool) -> Facts {
         self.note_rtt();
         self.learn_terms();
         let statistics = self.proto.stats();
@@ -49,6 +55,7 @@ impl Connection {
         Facts {
             heard: self.heard,
             reached: self.reached,
+            flowing: if close { self.flowing } else { f64::INFINITY },
             due,
             rtt,
             // RFC 9002 §6.2.1, with the variation unknown from outside taken as a quarter of the RTT, and the peer's
@@ -104,6 +111,9 @@ impl Connection {
     fn heard(&mut self, at: f64, now: Instant, news: &mut VecDeque<News>) {
         if let Some(log) = self.log.as_ref().filter(|_| self.proto.side().is_client()) {
             log.proven(now);
+        }
+        if at - self.heard > PAUSE {
+            self.flowing = at;
         }
         self.heard = at;
         if std::mem::take(&mut self.listening) {

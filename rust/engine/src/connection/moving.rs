@@ -28,7 +28,7 @@ impl Connection {
         if let Some(log) = &self.log {
             log.moved_to(Ends { local, remote: self.proto.remote_address() }, now);
         }
-        (self.heard, self.reached) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
+        (self.heard, self.reached, self.flowing) = (f64::NEG_INFINITY, f64::NEG_INFINITY, f64::INFINITY);
         self.listening = true;
         fresh
     }
