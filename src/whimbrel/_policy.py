@@ -125,8 +125,9 @@ LONGEST_PING: Final = 15.0
 FLOW: Final = (0.5, 60.0)
 """How long packets must have come without a pause for a break to mean anything: at first, and at most. Each break that
 the network did not cause doubles it: radios that scan, and servers that think, are soon left in peace."""
-BREAK: Final = 0.025
-"""The shortest break: more than a queue that was overfilled leaves without a packet; otherwise two round trips."""
+BREAK: Final = 1 / 8
+"""What a break must last, as a part of `Migration.silence` (25 ms by default: more than a queue that was overfilled
+leaves without a packet), and two round trips at least."""
 BLINK: Final = 0.1
 """How long a way may be gone and still be the same path: less than a PTO, so that nobody has backed off. Some DHCP
 clients take the route away for a moment whenever they renew (busybox's script)."""
@@ -460,7 +461,7 @@ class MigrationPolicy:
                     interval = silence
                     self._watch = Listening(since, interval, answered)
                 if now >= self._broken_off(facts):
-                    self._watch = Pinged(now, now, max(facts.pto, BREAK) / 2, interval, hasty=True)
+                    self._watch = Pinged(now, now, facts.pto / 2, interval, hasty=True)
                     return [Ping()]
                 if now >= max(facts.heard, since) + interval:
                     self._watch = Pinged(now, now, _two_ptos(facts), interval)
@@ -487,7 +488,7 @@ class MigrationPolicy:
         """When a flow of packets has broken off, if nothing comes by then."""
         if not self._may_search(facts) or not self._others() or facts.heard < facts.flowing + self._flow:
             return math.inf
-        return facts.heard + min(max(BREAK, 2 * facts.rtt), self._settings.silence)
+        return facts.heard + min(max(BREAK * self._settings.silence, 2 * facts.rtt), self._settings.silence)
 
     def _doubt_flows(self) -> None:
         self._flow = min(FLOW[1], 2 * self._flow)

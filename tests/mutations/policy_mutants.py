@@ -373,6 +373,7 @@ MUTANTS: Final = (
         "                if False:",
     ),
     Mutant(5, "asks once in a broken flow", "if hasty and last == first:", "if False:"),
+    Mutant(5, "has no patience with breaks", "BREAK * self._settings.silence", "0.025"),
     Mutant(5, "takes every pause for a break", "facts.heard < facts.flowing + self._flow", "False"),
     Mutant(5, "asks nobody beside the PING", "if self._in_doubt and self._may_search(facts)", "if False"),
     Mutant(5, "forgets who answered beside the PING", "if self._suspect and (answered :=", "if False and (answered :="),

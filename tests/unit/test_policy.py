@@ -535,6 +535,12 @@ def test_a_break_in_a_flow_is_a_pause_where(settings: Migration, ways: tuple[Rou
     assert journey.run(1.3) == [(1.2, Ping())]
 
 
+def test_who_is_patient_with_silence_is_patient_with_breaks() -> None:
+    journey = Journey(WIFI, WIFI, CELLULAR, settings=Migration(silence=1.6), due=True)
+    journey.at(1.0, heard=1.0, flowing=0.5)
+    assert journey.run(1.21) == [(1.2, Ping()), (1.2, Probe(CELLULAR))]
+
+
 def test_a_flow_over_a_short_path_is_given_time_for_the_queue_that_overflowed() -> None:
     journey = Journey(WIFI, WIFI, CELLULAR, due=True, rtt=0.004, pto=0.039)
     journey.at(1.0, heard=1.0, flowing=0.5)
