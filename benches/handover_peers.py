@@ -8,6 +8,10 @@ quic-go's Probe and Switch are called as soon as the change is made: the best th
 at once. gtlsclient changes its address by its own clock (--change-local-addr), so there it is the change that is timed:
 some milliseconds before. "moved" says when a client's first packet left over the new network, seen from the change.
 
+The gap is the longest that begins within 1.5 s of the change. "At the move" is the longest that begins within two round
+trips of the move. Later ones come from packets lost in the server's slow start: they are the longer the more of a queue
+it fills, and tell how fast it sends (Mbit/s) as much as how well a client moves.
+
 Exit status: 1, a transfer of ours failed or our median is over the best of theirs; 2, there is nothing to tell.
 """
 
@@ -40,9 +44,9 @@ from whimbrel.testing import Laboratory, LaboratoryUnavailable, find_gap, prepar
 from whimbrel.testing._capture import is_negotiation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from whimbrel.testing import AccessNetwork, Packet
+    from whimbrel.testing import AccessNetwork, Packet, Sample
 
 Scenario = Literal["overlap", "hard-cut", "black-hole", "outage"]
 Client = Literal["whimbrel", "gtlsclient", "quic-go"]
@@ -80,6 +84,10 @@ class Run:
     """What came is the beginning of the file."""
     gap_ms: float | None
     """None: for good. After an outage: from the network's return to the first new bytes."""
+    at_move_ms: float | None
+    """The same of gaps that begin within two round trips after the first packet over the new network."""
+    mbit: float
+    """Megabits per second, from a fifth of a second after the change."""
     moved_ms: float | None
     """From the change to the first packet over the new network. None: there was none."""
     said: str
@@ -180,6 +188,9 @@ def _once(number_: int, scenario: Scenario, client: Client, site: Site, server: 
         if scenario == "outage"
         else find_gap(body.samples, change, window=WINDOW).seconds
     )
+    # What is lost later, in a slow start that fills the new network's queue, the move is not to blame for.
+    late = WINDOW if moved is None else min(WINDOW, moved + 2 * new.radio.rtt)
+    at_move = measured if scenario == "outage" else find_gap(body.samples, change, window=late).seconds
     equal = body.sha256 == _sha256(site.file, body.received)
     is_well = equal and math.isfinite(measured)
     return Run(
@@ -188,6 +199,8 @@ def _once(number_: int, scenario: Scenario, client: Client, site: Site, server: 
         client=client,
         equal=equal,
         gap_ms=round(1000 * measured, 1) if math.isfinite(measured) else None,
+        at_move_ms=round(1000 * at_move, 1) if math.isfinite(at_move) else None,
+        mbit=round(_rate(body.samples, change + 0.2, change + WINDOW) / 1e6, 1),
         moved_ms=None if moved is None else round(1000 * moved, 1),
         said="" if is_well or not log_text else log_text[-1],
         load=round(busy, 2),
@@ -248,6 +261,11 @@ def _first_packet(network: AccessNetwork, change: float) -> float | None:
     return next((packet.time - change for packet in network.packets if counts(packet)), None)
 
 
+def _rate(samples: Iterable[Sample], begin: float, end: float) -> float:
+    """Return the bits per second that came."""
+    return 8 * sum(count for at, count in samples if begin <= at <= end) / (end - begin)
+
+
 def _sha256(file: Path, size: int) -> str:
     """The hash of the first bytes of a file."""
     digest = hashlib.sha256()
@@ -273,7 +291,9 @@ def _tell(runs: list[Run], server: str) -> int:
     """Print the table and the verdict; return the exit status."""
     versions = {client: peers.version(client) for client in dict.fromkeys(run.client for run in runs)}
     print(f"milliseconds; {server} {peers.version(server)} serves; {os.cpu_count()} processors")
-    rows: list[tuple[str, ...]] = [("scenario", "client", "runs", "equal", "went on", "moved p50", "p50", "p99", "max")]
+    rows: list[tuple[str, ...]] = [
+        ("scenario", "client", "runs", "equal", "went on", "moved", "at the move", "p99", "p50", "p99", "max", "Mbit/s")
+    ]
     medians: dict[Scenario, dict[Client, float]] = defaultdict(dict)
     failed = False
     groups: dict[tuple[Scenario, Client], list[Run]] = defaultdict(list)
@@ -285,7 +305,9 @@ def _tell(runs: list[Run], server: str) -> int:
         equal, went_on = sum(run.equal for run in group), sum(map(math.isfinite, gaps))
         medians[scenario][client] = percentile(gaps, 50)
         failed |= client == "whimbrel" and min(equal, went_on) < len(group)
-        figures = [percentile(moved, 50), percentile(gaps, 50), percentile(gaps, 99), max(gaps)]
+        at_move = [math.inf if run.at_move_ms is None else run.at_move_ms for run in group]
+        figures = [percentile(moved, 50), percentile(at_move, 50), percentile(at_move, 99)]
+        figures += [percentile(gaps, 50), percentile(gaps, 99), max(gaps), percentile([run.mbit for run in group], 50)]
         counts = [str(len(group)), f"{equal}/{len(group)}", f"{went_on}/{len(group)}"]
         rows.append((scenario, f"{client} {versions[client]}", *counts, *map(number, figures)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
