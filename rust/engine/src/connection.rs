@@ -4,7 +4,6 @@ mod ended;
 mod facts;
 mod handshake;
 mod moving;
-mod padding;
 mod pieces;
 mod room;
 mod streams;
@@ -17,9 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn_proto::{
-    ConnectionHandle, ConnectionId, ConnectionStats, EndpointEvent, Event, StreamEvent, StreamId, VarInt,
-};
+use quinn_proto::{ConnectionHandle, ConnectionId, EndpointEvent, Event, StreamEvent, StreamId, VarInt};
 
 pub(crate) use self::streams::direction_of;
 pub use self::{
@@ -28,7 +25,6 @@ pub use self::{
     streams::{Read, StreamFailure},
 };
 use self::{
-    padding::Padding,
     pieces::{MANY, Pieces},
     room::Room,
     streams::Halves,
@@ -94,9 +90,6 @@ pub struct Connection {
     flowing: f64,
     reached: f64,
     listening: bool,
-    padding: Option<Padding>,
-    /// The first datagram over this path was padded, and nothing has come back yet.
-    padded: bool,
     /// Whoever asked for the facts was told that nothing is due, and has not been told otherwise.
     seen_idle: bool,
     best_rtt: Duration,
@@ -158,8 +151,6 @@ impl Connection {
             flowing: f64::INFINITY,
             reached: f64::NEG_INFINITY,
             listening: true,
-            padding: None,
-            padded: false,
             seen_idle: false,
             best_rtt: Duration::MAX,
             ended: None,
@@ -202,11 +193,8 @@ impl Connection {
                 return None;
             }
             let remote = self.proto.remote_address();
-            let before = (self.allowance.is_open() || self.padded).then(|| self.proto.stats());
+            let before = self.allowance.is_open().then(|| self.proto.stats());
             let transmit = self.proto.poll_transmit(now, max, buffer)?;
-            if self.padded && before.is_some_and(|before| self.is_search(&before)) {
-                continue;
-            }
             let verdict = match before {
                 _ if transmit.destination != remote => self.allowance.judge_other(transmit.destination, transmit.size),
                 Some(before) => self.allowance.judge(transmit.size, now, &before, &self.proto.stats()),
@@ -216,11 +204,6 @@ impl Connection {
                 return Some(transmit);
             }
         }
-    }
-
-    /// Whether the packet made last searches for a larger MTU.
-    fn is_search(&self, before: &ConnectionStats) -> bool {
-        self.proto.stats().path.sent_plpmtud_probes > before.path.sent_plpmtud_probes
     }
 
     pub fn close(&mut self, now: Instant, code: u64, reason: &[u8]) {

@@ -102,7 +102,6 @@ impl Connection {
         let progress = self.progress();
         if progress != since {
             self.reached = at;
-            self.padded = false;
         }
         if progress.other != since.other {
             self.heard(at, now, news);

@@ -25,7 +25,6 @@ impl Connection {
         let fresh = self.take_id();
         self.proto.local_address_changed();
         self.proto.path_changed(now);
-        self.padded = self.pad();
         if let Some(log) = &self.log {
             log.moved_to(Ends { local, remote: self.proto.remote_address() }, now);
         }
