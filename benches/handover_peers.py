@@ -84,6 +84,8 @@ class Run:
     """What came is the beginning of the file."""
     gap_ms: float | None
     """None: for good. After an outage: from the network's return to the first new bytes."""
+    began_ms: float | None
+    """When that gap began, seen from the change."""
     at_move_ms: float | None
     """The same of gaps that begin within two round trips after the first packet over the new network."""
     mbit: float
@@ -183,11 +185,8 @@ def _once(number_: int, scenario: Scenario, client: Client, site: Site, server: 
                     process.stdin.close()
         log_text = (folder / "client.log").read_text(errors="replace").strip().splitlines()
         moved = _first_packet(new, change)
-    measured = (
-        resumption(body.samples, change)
-        if scenario == "outage"
-        else find_gap(body.samples, change, window=WINDOW).seconds
-    )
+    gap = find_gap(body.samples, change, window=WINDOW)
+    measured = resumption(body.samples, change) if scenario == "outage" else gap.seconds
     # What is lost later, in a slow start that fills the new network's queue, the move is not to blame for.
     late = WINDOW if moved is None else min(WINDOW, moved + 2 * new.radio.rtt)
     at_move = measured if scenario == "outage" else find_gap(body.samples, change, window=late).seconds
@@ -199,6 +198,7 @@ def _once(number_: int, scenario: Scenario, client: Client, site: Site, server: 
         client=client,
         equal=equal,
         gap_ms=round(1000 * measured, 1) if math.isfinite(measured) else None,
+        began_ms=None if scenario == "outage" else round(1000 * (gap.begin - change), 1),
         at_move_ms=round(1000 * at_move, 1) if math.isfinite(at_move) else None,
         mbit=round(_rate(body.samples, change + 0.2, change + WINDOW) / 1e6, 1),
         moved_ms=None if moved is None else round(1000 * moved, 1),

@@ -98,7 +98,8 @@ class Limits:
     stream_window: int = 8 << 20
     """Bytes a peer may send on one stream before they are read: 500 Mbit/s at 130 ms."""
     connection_window: int = 16 << 20
-    """The same for all streams together."""
+    """The same for all streams together, at most. A client begins each path with 512 KiB under way, and follows what
+    comes, so that queues stay short."""
     max_streams: int = 100
     """Streams of each kind that the peer may have open at once: as many as RFC 9114 §6.1 asks for. The engine keeps a
     place for each of them, so that an idle connection takes 25 KiB more with 256 (27 in all, or 53)."""

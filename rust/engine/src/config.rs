@@ -24,6 +24,7 @@ use rustls::{
 };
 
 use crate::{
+    connection::FIRST,
     qlog::{Log, Place},
     sessions::SessionStore,
     slow_start::SlowStartConfig,
@@ -215,6 +216,8 @@ pub struct Resumption<'a> {
 pub struct ClientConfig {
     inner: quinn_proto::ClientConfig,
     transports: Transports,
+    /// Bytes that a peer may send before they are read, on all streams.
+    pub(crate) window: u64,
 }
 
 impl ClientConfig {
@@ -227,7 +230,8 @@ impl ClientConfig {
         resumption: Option<Resumption<'_>>,
         keylog: bool,
     ) -> Result<Self, ConfigError> {
-        let transports = Transports::new(transport)?;
+        let window = transport.connection_window;
+        let transports = Transports::new(&Transport { connection_window: window.min(FIRST), ..transport.clone() })?;
         let make = || client_tls(ca, identity);
         let server = match resumption {
             Some(Resumption { store, server, .. }) => Some(store.server(server, &alpn, ca, identity, make)?),
@@ -248,12 +252,7 @@ impl ClientConfig {
         };
         let mut inner = quinn_proto::ClientConfig::new(Arc::new(ClientTls { tls, server }));
         inner.transport_config(transports.shared.clone()).token_store(tokens);
-        Ok(Self { inner, transports })
-    }
-
-    /// Bytes that a peer may send before they are read, on all streams.
-    pub(crate) fn window(&self) -> u64 {
-        self.transports.settings.connection_window
+        Ok(Self { inner, transports, window })
     }
 
     /// For one connection, with the log that it writes.
@@ -373,7 +372,7 @@ impl ServerConfig {
         Ok(Self { inner: Arc::new(inner), id_length, reset_key, worker, transports })
     }
 
-    /// As of a client.
+    /// Bytes that a peer may send before they are read, on all streams.
     pub(crate) fn window(&self) -> u64 {
         self.transports.settings.connection_window
     }

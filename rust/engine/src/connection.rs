@@ -8,6 +8,7 @@ mod pieces;
 mod room;
 mod streams;
 mod terms;
+mod window;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,7 +19,6 @@ use std::{
 use bytes::Bytes;
 use quinn_proto::{ConnectionHandle, ConnectionId, EndpointEvent, Event, StreamEvent, StreamId, VarInt};
 
-pub(crate) use self::streams::direction_of;
 pub use self::{
     ended::Ended,
     facts::Facts,
@@ -29,7 +29,9 @@ use self::{
     room::Room,
     streams::Halves,
     terms::PeerTerms,
+    window::Window,
 };
+pub(crate) use self::{streams::direction_of, window::FIRST};
 use crate::{
     allowance::{Allowance, Verdict},
     early::EarlyStreams,
@@ -81,9 +83,9 @@ pub struct Connection {
     /// Streams that are not read in order from the engine.
     pieces: HashMap<u64, Pieces>,
     room: Room,
-    /// What the peer may send before it is read, on all streams; and as far as pieces leave room for it.
-    window: u64,
-    granted: u64,
+    window: Window,
+    /// Frames that came of streams that are not accepted yet.
+    unaccepted: HashMap<u64, u32>,
     terms: PeerTerms,
     heard: f64,
     /// Since when it was heard without a pause.
@@ -127,6 +129,7 @@ impl Connection {
     ) -> Self {
         let peer = PeerPath::new(proto.remote_address());
         let early = (proto.side().is_client() && proto.has_0rtt()).then(EarlyStreams::default);
+        let window = Window::new(window, proto.side().is_client());
         Self {
             handle,
             proto,
@@ -145,7 +148,7 @@ impl Connection {
             pieces: HashMap::new(),
             room: Room::default(),
             window,
-            granted: window,
+            unaccepted: HashMap::new(),
             terms: PeerTerms::default(),
             heard: f64::NEG_INFINITY,
             flowing: f64::INFINITY,
@@ -359,12 +362,19 @@ impl Connection {
                         if let Some(halves) = self.streams.get_mut(&id.into()) {
                             let told = std::mem::replace(&mut halves.told_readable, true);
                             halves.unread = halves.unread.saturating_add(1);
+                            if told && halves.receiving {
+                                halves.neglected = halves.neglected.saturating_add(1);
+                                self.window.neglected += 1;
+                            }
                             if halves.receiving && halves.dry && halves.unread >= MANY {
                                 self.take_out(id);
                             }
                             if told {
                                 continue;
                             }
+                        } else if id.initiator() != self.proto.side() {
+                            *self.unaccepted.entry(id.into()).or_default() += 1;
+                            self.window.neglected += 1;
                         }
                         (Kind::Readable, id.into())
                     }

@@ -150,7 +150,7 @@ impl Endpoint {
         remote: SocketAddr,
         name: &str,
     ) -> Result<u64, ConnectError> {
-        let (name, window) = (server_name(name), config.window());
+        let (name, window) = (server_name(name), config.window);
         let (config, log) = config.for_connection(now).map_err(|error| ConnectError(error.to_string()))?;
         let (handle, connection) =
             self.proto.connect(now, config, remote, &name).map_err(|error| ConnectError(error.to_string()))?;
@@ -434,6 +434,10 @@ impl Endpoint {
             }
         }
         connection.report(&mut self.news);
+        if connection.follow_window() && !connection.queued {
+            connection.queued = true;
+            self.ready.push_back(number);
+        }
         if self.server.is_some() {
             let standing = connection.standing();
             self.tally.advanced(mem::replace(&mut connection.standing, standing), standing);

@@ -30,6 +30,7 @@ impl Connection {
         }
         (self.heard, self.reached, self.flowing) = (f64::NEG_INFINITY, f64::NEG_INFINITY, f64::INFINITY);
         self.listening = true;
+        self.begin_window();
         fresh
     }
 

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quinn_proto::{ReadError, StreamId, VarInt};
+use quinn_proto::{ReadError, StreamId};
 
 use super::{
     Connection,
@@ -23,8 +23,6 @@ pub(super) const MANY: u32 = 1024;
 /// What a small piece may keep in memory: the packet that it came in. Of a hostile peer's, that and its neighbours
 /// (`Endpoint::keep`): eight times as much.
 const PACKET: usize = 1500;
-/// The window follows what waits here by steps of this part of it: each is a frame to the peer.
-const STEP: u64 = 8;
 
 /// What came of a stream after something that did not.
 #[derive(Default)]
@@ -80,6 +78,11 @@ impl Pieces {
         taken
     }
 
+    /// Bytes of memory that it keeps, nearly.
+    pub(super) fn held(&self) -> u64 {
+        self.held
+    }
+
     fn clear(&mut self) {
         self.waiting.clear();
         self.held = 0;
@@ -101,6 +104,7 @@ impl Connection {
         let id = stream.into();
         let Some(halves) = self.streams.get_mut(&id) else { return 0 };
         halves.unread = 0;
+        self.window.neglected -= u64::from(std::mem::take(&mut halves.neglected));
         let read = halves.read;
         let pieces = self.pieces.entry(id).or_insert_with(|| Pieces { next: read, ..Pieces::default() });
         let mut taken = pieces.take(limit, take);
@@ -155,15 +159,6 @@ impl Connection {
         let dropped = self.pieces.remove(&id);
         self.adapt_window();
         dropped.is_some_and(|pieces| pieces.end.is_some())
-    }
-
-    fn adapt_window(&mut self) {
-        let held: u64 = self.pieces.values().map(|pieces| pieces.held).sum();
-        let window = self.window.saturating_sub(held).max(1);
-        if window.abs_diff(self.granted) >= self.window / STEP || (held == 0 && self.granted < self.window) {
-            self.granted = window;
-            self.proto.set_receive_window(VarInt::from_u64(window).unwrap_or(VarInt::MAX));
-        }
     }
 }
 

@@ -38,6 +38,11 @@ impl Default for Room {
 }
 
 impl Room {
+    /// When something came last.
+    pub(super) fn stirred(&self) -> Option<Instant> {
+        self.stirred
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.stirred.filter(|_| !self.waiting.is_empty()).map(|stirred| stirred + PATIENCE)
     }

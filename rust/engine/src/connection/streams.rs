@@ -38,6 +38,8 @@ pub(super) struct Halves {
     pub(super) read: u64,
     /// Frames that came and were not read, nearly.
     pub(super) unread: u32,
+    /// Those of them that came after the application was told.
+    pub(super) neglected: u32,
     /// When it was read last, nothing was there to read.
     pub(super) dry: bool,
 }
@@ -62,7 +64,9 @@ impl Connection {
         let direction = direction(unidirectional);
         let early = self.early_opened[direction as usize].pop_front();
         let id = early.or_else(|| self.proto.streams().accept(direction))?;
-        let halves = Halves { receiving: true, sending: !unidirectional, ..Halves::default() };
+        let unread = self.unaccepted.remove(&id.into()).unwrap_or(0);
+        let halves =
+            Halves { receiving: true, sending: !unidirectional, unread, neglected: unread, ..Halves::default() };
         self.streams.insert(id.into(), halves);
         Some(id.into())
     }
@@ -106,6 +110,8 @@ impl Connection {
             halves.read += taken as u64;
             halves.unread = halves.unread.saturating_sub(count);
             halves.dry = taken == 0;
+            let left = if taken < limit { 0 } else { halves.neglected.min(halves.unread) };
+            self.window.neglected -= u64::from(std::mem::replace(&mut halves.neglected, left) - left);
         }
         let ended = matches!(result, Ok(Read::End) | Err(_));
         if ended {
@@ -155,7 +161,11 @@ impl Connection {
             }
             Err(WriteError::Blocked) => {
                 self.tried_room(id, true);
-                Ok(0)
+                // The engine looks for room on the connection first, and tells a stopped stream of none that comes later.
+                match self.proto.send_stream(stream).stopped() {
+                    Ok(Some(code)) => Err(StreamFailure::Stopped(code.into_inner())),
+                    _ => Ok(0),
+                }
             }
             Err(WriteError::Stopped(code)) => Err(StreamFailure::Stopped(code.into_inner())),
             Err(WriteError::ClosedStream) => Err(StreamFailure::Closed),
@@ -253,6 +263,7 @@ impl Connection {
     pub(super) fn received_all(&mut self, id: u64) {
         if let Some(halves) = self.streams.get_mut(&id) {
             halves.receiving = false;
+            self.window.neglected -= u64::from(std::mem::take(&mut halves.neglected));
             if !halves.sending {
                 self.streams.remove(&id);
             }
