@@ -209,6 +209,11 @@ class ReceivingHalf(Half):
 class SendingHalf(Half):
     """The sending half: how much was taken, and how it ends."""
 
+    def pad_moves(self, frame: bytes) -> None:
+        """Have these bytes written here at each move, between two writes, so that the new path begins with enough."""
+        self._connection._pump.check()
+        self._core.pad_moves(self.id, frame)
+
     @property
     def bytes_written(self) -> int:
         """How many bytes the connection has taken so far; right also after a `write` that was cancelled."""

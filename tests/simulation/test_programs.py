@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 import whimbrel
-from tests.simulation.support import CELLULAR, add_cellular, add_wifi
+from tests.simulation.support import CELLULAR, WIFI, add_cellular, add_wifi
 from whimbrel import http
 from whimbrel._stream_base import SendingHalf
 
@@ -161,6 +162,89 @@ def test_http_works(network: SimulatedNetwork) -> None:
     network.at(0.2, wifi.down)
     assert network.run(program()) == 300_000
     assert [move.new.interface for move in network.moves] == ["wwan0"]
+
+
+def test_a_move_of_http_brings_enough_for_two_challenges_and_no_more(network: SimulatedNetwork) -> None:
+    interfaces = add_wifi(network), add_cellular(network)
+    files = network.certificate
+
+    async def answer(request: http.Request) -> None:
+        await request.respond(200, {}, b"hello")
+
+    async def program() -> None:
+        async with (
+            http.serve(answer, port=443, cert=(files.chain, files.key)),
+            http.connect(f"https://{network.name}/", verify=files.authority) as client,
+        ):
+            for interface in ("wwan0", "wlan0", "wwan0"):
+                await client.request("GET", "/")
+                await asyncio.sleep(10.0)  # In which the search for a larger MTU ends, and new connection IDs come.
+                await client.connection.migrate(interface=interface)
+            assert await (await client.request("GET", "/")).read() == b"hello"
+
+    network.run(program())
+    packets = sorted((packet for each in interfaces for packet in each.packets), key=lambda packet: packet.time)
+    assert len(network.moves) == 3
+    for move in network.moves:
+        after = [packet for packet in packets if move.new.local in (packet.source, packet.destination)]
+        first_flight = [packet.length for packet in after if packet.time - after[0].time < WIFI]
+        assert 800 <= sum(first_flight) < 1000
+
+
+def test_padding_stays_whole_where_there_is_little_room(network: SimulatedNetwork) -> None:
+    add_wifi(network)
+    add_cellular(network)
+    files = network.certificate
+    padding, own = b"[" + b"p" * 784 + b"]", b"(" + b"o" * 1498 + b")"
+    received, finished = b"", asyncio.Event()
+
+    async def read_slowly(connection: whimbrel.Connection) -> None:
+        nonlocal received
+        stream = await connection.accept_stream()
+        while data := await stream.read(450):
+            received += data
+            await asyncio.sleep(0.2)
+        finished.set()
+
+    async def program() -> None:
+        async with (
+            whimbrel.serve(
+                read_slowly,
+                port=PORT,
+                cert=(files.chain, files.key),
+                alpn="slow",
+                limits=whimbrel.Limits(stream_window=1000),
+            ),
+            whimbrel.connect(network.name, PORT, alpn="slow", verify=files.authority) as connection,
+        ):
+            stream = await connection.open_send_stream()
+            stream.pad_moves(padding)
+            cut_short = asyncio.create_task(stream.write(own))
+            await asyncio.sleep(WIFI / 2)
+            cut_short.cancel()
+            await asyncio.sleep(1.0)
+            await connection.migrate(interface="wwan0")
+            await stream.write(own[1000:])
+
+            async def write() -> None:
+                for _ in range(8):
+                    await stream.write(own)
+                    await asyncio.sleep(0.8)
+
+            writing = asyncio.create_task(write())
+            for _ in range(4):
+                for interface in ("wlan0", "wwan0"):
+                    await connection.migrate(interface=interface)
+                    await asyncio.sleep(1.1)
+            await writing
+            await stream.write(own)
+            await stream.finish()
+            await finished.wait()
+
+    network.run(program())
+    assert re.fullmatch(rb"(\[p{784}\]|\(o{1498}\))+", received)
+    assert received.count(own) == 10
+    assert 1 <= received.count(padding) <= 8
 
 
 def test_nobody_is_at_another_name_or_port(network: SimulatedNetwork) -> None:

@@ -182,6 +182,9 @@ class _MemoryHandle:
     def background(self) -> None:
         self.is_background = True
 
+    def pad_moves(self, frame: bytes) -> None:
+        pass
+
     async def read(self, n: int = -1) -> bytes:
         return await self.memory.incoming(self.id).read(n)
 

@@ -219,3 +219,14 @@ class AioquicServer:
         self.h3.send_headers(0, [(b":status", b"200"), (b"content-length", str(len(content)).encode())])
         self.h3.send_data(0, content, end_stream=True)
         return self.sent
+
+
+def test_padding_is_a_frame_that_is_ignored() -> None:
+    client = AioquicHttp3([2, 6, 10])
+    server = AioquicHttp3([3, 7, 11], is_client=False)
+    for stream, data in client.take_control():
+        assert server.receive(stream, data) == []
+    padding = client.padding(780)
+    assert 780 < len(padding) <= 784
+    assert server.receive(2, padding) == []
+    assert server.receive(2, goaway(0)) == [GoAway(0)]

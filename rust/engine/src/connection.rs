@@ -4,6 +4,7 @@ mod ended;
 mod facts;
 mod handshake;
 mod moving;
+mod padding;
 mod pieces;
 mod room;
 mod streams;
@@ -17,7 +18,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn_proto::{ConnectionHandle, ConnectionId, EndpointEvent, Event, StreamEvent, StreamId, VarInt};
+use quinn_proto::{
+    ConnectionHandle, ConnectionId, ConnectionStats, EndpointEvent, Event, StreamEvent, StreamId, VarInt,
+};
 
 pub use self::{
     ended::Ended,
@@ -25,6 +28,7 @@ pub use self::{
     streams::{Read, StreamFailure},
 };
 use self::{
+    padding::Padding,
     pieces::{MANY, Pieces},
     room::Room,
     streams::Halves,
@@ -92,6 +96,11 @@ pub struct Connection {
     flowing: f64,
     reached: f64,
     listening: bool,
+    padding: Option<Padding>,
+    /// The first datagram over this path is padded, and nothing has come back yet.
+    padded: bool,
+    /// It has left: what is under way on the path before leaves room for nothing but a search, if it is an upload.
+    knocked: bool,
     /// Whoever asked for the facts was told that nothing is due, and has not been told otherwise.
     seen_idle: bool,
     best_rtt: Duration,
@@ -154,6 +163,9 @@ impl Connection {
             flowing: f64::INFINITY,
             reached: f64::NEG_INFINITY,
             listening: true,
+            padding: None,
+            padded: false,
+            knocked: false,
             seen_idle: false,
             best_rtt: Duration::MAX,
             ended: None,
@@ -196,8 +208,15 @@ impl Connection {
                 return None;
             }
             let remote = self.proto.remote_address();
-            let before = self.allowance.is_open().then(|| self.proto.stats());
+            let before = (self.allowance.is_open() || self.padded).then(|| self.proto.stats());
             let transmit = self.proto.poll_transmit(now, max, buffer)?;
+            if self.padded && before.is_some_and(|before| self.is_search(&before)) {
+                if self.knocked {
+                    continue;
+                }
+                self.padded = false;
+            }
+            self.knocked = true;
             let verdict = match before {
                 _ if transmit.destination != remote => self.allowance.judge_other(transmit.destination, transmit.size),
                 Some(before) => self.allowance.judge(transmit.size, now, &before, &self.proto.stats()),
@@ -207,6 +226,11 @@ impl Connection {
                 return Some(transmit);
             }
         }
+    }
+
+    /// Whether the packet made last searches for a larger MTU.
+    fn is_search(&self, before: &ConnectionStats) -> bool {
+        self.proto.stats().path.sent_plpmtud_probes > before.path.sent_plpmtud_probes
     }
 
     pub fn close(&mut self, now: Instant, code: u64, reason: &[u8]) {

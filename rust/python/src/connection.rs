@@ -141,6 +141,10 @@ impl Connection {
         Ok(self.act(py, |connection| connection.stop(stream, code))?.map_err(Error::from)?)
     }
 
+    fn pad_moves(&self, py: Python<'_>, stream: u64, frame: Vec<u8>) -> PyResult<()> {
+        self.look(py, |connection| connection.pad_moves(stream, frame.into()))
+    }
+
     fn background(&self, py: Python<'_>, stream: u64) -> PyResult<()> {
         self.look(py, |connection| connection.background(stream))
     }

@@ -131,6 +131,9 @@ class AioquicHttp3:
         frame = h3_connection.encode_frame(h3_connection.FrameType.GOAWAY, encode_uint_var(stream))
         self._transport.send_stream_data(self._control_stream, frame)
 
+    def padding(self, length: int) -> bytes:
+        return h3_connection.encode_frame(_RESERVED_FRAME, bytes(length))
+
     def expect_no_content(self, stream: int) -> None:
         self._h3.without_content.add(stream)
 
@@ -219,6 +222,7 @@ class AioquicHttp3:
         return MessageMalformed(stream, ErrorCode.H3_MESSAGE_ERROR, reason) if reason else None
 
 
+_RESERVED_FRAME = 0x21  # RFC 9114 §7.2.8
 _LAST_STREAM = (1 << 62) - 1  # RFC 9000 §2.1
 _WT_MAX_SESSIONS = 0xC671706A  # draft-ietf-webtrans-http3-07 §8.2; H3Connection knows draft 2's ENABLE_WEBTRANSPORT.
 _ANY_NUMBER = 1 << 60

@@ -187,6 +187,10 @@ class Http3(Protocol):
         """Tell the peer that requests from ``stream`` on are not looked at (RFC 9114 §5.2); never more than before."""
         ...
 
+    def padding(self, length: int) -> bytes:
+        """A frame of a reserved type, which whoever gets it ignores (RFC 9114 §7.2.8), with ``length`` bytes in it."""
+        ...
+
     def expect_no_content(self, stream: int) -> None:
         """The response on this stream has no content, whatever Content-Length it gives (RFC 9110 §8.6)."""
         ...

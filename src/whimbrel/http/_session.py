@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from whimbrel._connection import Connection
 
 CONTROL_STREAMS = 3  # Control, QPACK encoder, QPACK decoder (RFC 9114 §6.2.1, RFC 9204 §4.2).
+PADDING = 780
+"""Bytes that a move brings along: three times the datagram that they make are two full PATH_CHALLENGEs (RFC 9000 §8.1,
+§8.2.1), as much as a server needs at first."""
 
 _log = logging.getLogger("whimbrel")
 
@@ -138,6 +141,8 @@ class Session(ABC):
         )
         for waiting in self.http3.take_control():
             await self._write_control(*waiting)
+        if is_client:
+            streams[0].pad_moves(self.http3.padding(PADDING))
         self.spawn(self._write_all_control)
         if extensions.datagrams:
             self.spawn(self.datagrams.run)

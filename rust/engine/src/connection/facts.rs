@@ -102,6 +102,7 @@ impl Connection {
         let progress = self.progress();
         if progress != since {
             self.reached = at;
+            self.padded = false;
         }
         if progress.other != since.other {
             self.heard(at, now, news);

@@ -25,6 +25,7 @@ impl Connection {
         let fresh = self.take_id();
         self.proto.local_address_changed();
         self.proto.path_changed(now);
+        (self.padded, self.knocked) = (self.pad(), false);
         if let Some(log) = &self.log {
             log.moved_to(Ends { local, remote: self.proto.remote_address() }, now);
         }

@@ -153,8 +153,17 @@ impl Connection {
     ) -> Result<usize, StreamFailure> {
         let stream = self.sending(id)?;
         self.settle_early();
+        let padded = self.padding.as_ref().is_some_and(|padding| padding.stream == id);
+        if padded && self.finish_padding() == Some(false) {
+            self.tried_room(id, true);
+            return Ok(0);
+        }
         let early = self.early.as_mut().and_then(|early| early.write(id, data, &mut self.proto));
-        match early.unwrap_or_else(|| write(&mut self.proto, stream)) {
+        let result = early.unwrap_or_else(|| write(&mut self.proto, stream));
+        if let Some(padding) = self.padding.as_mut().filter(|_| padded) {
+            padding.torn = result.as_ref().is_ok_and(|&taken| taken < data.len()) || (padding.torn && result.is_err());
+        }
+        match result {
             Ok(taken) => {
                 self.tried_room(id, false);
                 Ok(taken)
@@ -305,6 +314,6 @@ pub(crate) fn direction_of(id: u64) -> Dir {
     direction(id & 2 != 0)
 }
 
-fn stream_id(id: u64) -> Result<StreamId, StreamFailure> {
+pub(super) fn stream_id(id: u64) -> Result<StreamId, StreamFailure> {
     VarInt::from_u64(id).map(StreamId::from).map_err(|_| StreamFailure::Closed)
 }
