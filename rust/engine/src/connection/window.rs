@@ -124,6 +124,7 @@ impl Connection {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "any moment will do to begin with")]
 mod tests {
     use super::*;
 
