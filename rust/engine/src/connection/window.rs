@@ -19,6 +19,9 @@ use super::Connection;
 pub(crate) const FIRST: u64 = 512 << 10;
 /// What comes is counted for a round trip, but for at least so long: shorter, it tells of our own pauses.
 const SHORTEST: Duration = Duration::from_millis(5);
+/// For so long the shortest round trip counts. The smoothed one, which knows how much a radio's vary, has the peer's delay
+/// of its first acknowledgement in it at first, and a window that is three times too large for slow start.
+const YOUTH: Duration = Duration::from_secs(1);
 /// What a frame of a stream brings at most, nearly.
 const FRAME: u64 = 1452;
 /// The engine's window follows by steps of this part of it: each is a frame to the peer.
@@ -36,7 +39,9 @@ pub(super) struct Window {
     follows: bool,
     /// Since when what comes is counted, and how much had come then.
     count: Option<(Instant, u64)>,
-    /// The least of the path's smoothed round-trip times: that of a queue that was empty.
+    /// When the path's first bytes came.
+    since: Option<Instant>,
+    /// The least of its smoothed round-trip times after its youth: that of a queue that was empty.
     round: Duration,
     /// What the engine was told, …
     granted: u64,
@@ -49,31 +54,45 @@ pub(super) struct Window {
 impl Window {
     pub(super) fn new(limit: u64, follows: bool) -> Self {
         let flight = if follows { FIRST.min(limit) } else { limit };
-        Self { limit, flight, follows, count: None, round: Duration::MAX, granted: flight, owed: false, neglected: 0 }
+        Self {
+            limit,
+            flight,
+            follows,
+            count: None,
+            since: None,
+            round: Duration::MAX,
+            granted: flight,
+            owed: false,
+            neglected: 0,
+        }
     }
 
     /// Another path has begun.
     fn begin(&mut self) {
         if self.follows {
             self.flight = FIRST.min(self.limit);
-            self.count = None;
+            (self.count, self.since) = (None, None);
             self.round = Duration::MAX;
         }
     }
 
     /// So many bytes have come until now. It grows by what comes in a round trip; what comes less says little: the
     /// peer may have nothing more to send.
-    fn follow(&mut self, now: Instant, received: u64, smoothed_rtt: Duration) {
+    fn follow(&mut self, now: Instant, received: u64, min_rtt: Duration, smoothed_rtt: Duration) {
+        let young = now < *self.since.get_or_insert(now) + YOUTH;
         let Some((since, before)) = self.count else {
             self.count = Some((now, received));
             return;
         };
         let span = now.saturating_duration_since(since);
-        let round = self.round.min(smoothed_rtt).max(SHORTEST);
+        let least = if young { min_rtt } else { self.round.min(smoothed_rtt) };
+        let round = least.max(SHORTEST);
         if span < round {
             return;
         }
-        self.round = round;
+        if !young {
+            self.round = round;
+        }
         self.count = Some((now, received));
         let came = (received - before) as f64 * round.as_secs_f64() / span.as_secs_f64();
         let wanted = ((2.0 * came) as u64).min(self.limit);
@@ -107,7 +126,7 @@ impl Connection {
         if self.window.follows
             && let Some(now) = self.room.stirred()
         {
-            self.window.follow(now, self.proto.stats().udp_rx.bytes, self.proto.rtt());
+            self.window.follow(now, self.proto.stats().udp_rx.bytes, self.proto.min_rtt(), self.proto.rtt());
             self.adapt_window();
         }
         std::mem::take(&mut self.window.owed)
@@ -134,7 +153,7 @@ mod tests {
     /// So many bytes come in each round trip, in ten parts.
     fn arrive(window: &mut Window, now: &mut Instant, received: &mut u64, each: u64, rounds: u32) {
         for _ in 0..10 * rounds {
-            window.follow(*now, *received, RTT);
+            window.follow(*now, *received, RTT, RTT);
             *now += RTT / 10;
             *received += each / 10;
         }
@@ -171,9 +190,20 @@ mod tests {
         for _ in 0..100 {
             now += RTT / 10;
             received += 200_000;
-            window.follow(now, received, 3 * RTT);
+            window.follow(now, received, RTT, 3 * RTT);
         }
         assert_eq!(window.flight, grown);
+    }
+
+    #[test]
+    fn a_first_acknowledgement_that_was_delayed_makes_no_room_for_a_slow_start() {
+        let (mut window, mut now, mut received) = (Window::new(LIMIT, true), Instant::now(), 0);
+        for _ in 0..50 {
+            window.follow(now, received, RTT, 4 * RTT);
+            now += RTT / 10;
+            received += FIRST / 20;
+        }
+        assert_eq!(window.renew(0), None);
     }
 
     #[test]
