@@ -231,12 +231,13 @@ class ServerSession(Session):
         except ConnectionLost as lost:
             _log.debug("%s", lost)
         finally:
+            # First: so a client hears of the server's end, and not of its request's where a reset has room to leave.
+            self._closed = True
+            await self.connection.close(ErrorCode.H3_NO_ERROR, linger=0.0)
             for task in self._requests:
                 task.cancel()
             if self._requests:
                 await asyncio.wait(set(self._requests))
-            self._closed = True
-            await self.connection.close(ErrorCode.H3_NO_ERROR, linger=0.0)
             await self._stop()
 
     async def leave(self, patience: float) -> None:
